@@ -1,0 +1,200 @@
+"""Sound to embeddings: a pretrained speech embedding, 96 numbers for each 80 ms, streamed.
+
+The networks are Google's speech embedding as openWakeWord ships it (two TensorFlow Lite models inside the package
+`pyopen-wakeword`): samples -> 32 log-mel bands each 10 ms -> one embedding of the last 76 mel frames (775 ms) each
+80 ms. `SpeechEmbedding` holds only weights; what a stream has heard is a `SoundState` that goes in and comes out.
+"""
+
+import ctypes
+import threading
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+SAMPLE_RATE = 16_000
+STEP_SAMPLES = 1_280  # 80 ms
+EMBEDDING_WIDTH = 96
+MEL_BANDS = 32
+WINDOW_FRAMES = 76  # mel frames that one embedding sees
+FRAMES_PER_STEP = 8
+OVERLAP_SAMPLES = 480  # the mel model needs them before a step's own samples, to give exactly 8 frames
+BLOCK_STEPS = 64  # steps per call of a network when a whole waveform is embedded
+
+
+class SoundState(NamedTuple):
+    """What a stream has heard, as far as the next embedding needs it."""
+
+    overlap: np.ndarray  # int16 [480]: the last 30 ms of sound
+    frames: np.ndarray  # float32 [68, 32]: the mel frames that the next window shares with the last one
+
+
+class SpeechEmbedding:
+    """A pretrained speech embedding; one instance serves any number of streams, from any thread.
+
+    >>> embedding = SpeechEmbedding()
+    >>> state = embedding.initial_state()
+    >>> vector, state = embedding.step(samples, state)  # 1280 samples -> [96]
+    """
+
+    def __init__(self) -> None:
+        package = _wakeword_package()
+        self._lock = threading.Lock()  # an interpreter's input and output buffers are one stream's at a time
+        models = Path(str(package.__file__)).parent / "models"
+        library = _library(package)
+        self._mel = _Network(library, models / "melspectrogram.tflite")
+        self._one_window = _Network(library, models / "embedding_model.tflite")
+        self._many_windows = _Network(library, models / "embedding_model.tflite")
+        silence = np.zeros(OVERLAP_SAMPLES, np.int16)
+        frame = self._mel_frames(np.zeros(OVERLAP_SAMPLES + STEP_SAMPLES, np.int16))[:1]
+        self._silence = SoundState(silence, np.repeat(frame, WINDOW_FRAMES - FRAMES_PER_STEP, axis=0))
+
+    def initial_state(self) -> SoundState:
+        """The state after a long digital silence."""
+        return SoundState(*(array.copy() for array in self._silence))
+
+    def step(self, samples: np.ndarray, state: SoundState) -> tuple[np.ndarray, SoundState]:
+        """80 ms of sound (float [1280] in -1..1, 16 kHz) -> (embedding float32 [96], next state)."""
+        if np.shape(samples) != (STEP_SAMPLES,):
+            raise ValueError(
+                f"a step takes {STEP_SAMPLES} samples (80 ms of 16 kHz mono), got an array of shape "
+                f"{np.shape(samples)}; use `advance` or `embed` for longer waveforms"
+            )
+        vectors, state = self.advance(samples, state)
+        return vectors[0], state
+
+    def advance(self, waveform: np.ndarray, state: SoundState) -> tuple[np.ndarray, SoundState]:
+        """As many steps as the waveform fills, in few calls: float [S] -> (float32 [S // 1280, 96], next state).
+
+        Equal to the loop over `step` up to float32 rounding: the network is convolutional in time, so that windows
+        which overlap share their work (about 4 times faster a step). Samples beyond the last whole step are dropped.
+        """
+        sound = _to_int16(waveform)
+        blocks = []
+        for start in range(0, len(sound) - STEP_SAMPLES + 1, BLOCK_STEPS * STEP_SAMPLES):
+            block = sound[start : start + BLOCK_STEPS * STEP_SAMPLES]
+            frames, state = self._advance_frames(block, state)
+            blocks.append(self._embed_frames(frames))
+        return np.concatenate(blocks) if blocks else np.zeros((0, EMBEDDING_WIDTH), np.float32), state
+
+    def embed(self, waveform: np.ndarray) -> np.ndarray:
+        """A whole waveform (float [S] in -1..1, 16 kHz mono) from the initial state -> float32 [S // 1280, 96]."""
+        return self.advance(waveform, self.initial_state())[0]
+
+    def state_after(self, waveform: np.ndarray) -> SoundState:
+        """The state after a waveform from the initial state, without the cost of its embeddings."""
+        sound = _to_int16(waveform)
+        state = self.initial_state()
+        for start in range(0, len(sound) - STEP_SAMPLES + 1, BLOCK_STEPS * STEP_SAMPLES):
+            _, state = self._advance_frames(sound[start : start + BLOCK_STEPS * STEP_SAMPLES], state)
+        return state
+
+    def _advance_frames(self, sound: np.ndarray, state: SoundState) -> tuple[np.ndarray, SoundState]:
+        """int16 [S] -> (mel frames [68 + 8 S // 1280, 32] that the steps' windows lie in, next state)."""
+        sound = sound[: len(sound) // STEP_SAMPLES * STEP_SAMPLES]
+        sound = np.concatenate([state.overlap, sound])
+        frames = np.concatenate([state.frames, self._mel_frames(sound)])
+        shared = WINDOW_FRAMES - FRAMES_PER_STEP
+        return frames, SoundState(sound[-OVERLAP_SAMPLES:].copy(), frames[-shared:].copy())
+
+    def _mel_frames(self, sound: np.ndarray) -> np.ndarray:
+        """int16 [480 + 1280 n] -> float32 [8 n, 32]; the embedding was trained on mel / 10 + 2.
+
+        Step by step, although one call could take them all: the model lifts whatever is 80 dB below the loudest
+        part of *its input*, so that a longer input would give other frames.
+        """
+        values = sound.astype(np.float32)
+        starts = range(0, len(sound) - OVERLAP_SAMPLES, STEP_SAMPLES)
+        with self._lock:
+            mel = [self._mel.run(values[None, start : start + OVERLAP_SAMPLES + STEP_SAMPLES]) for start in starts]
+        return np.concatenate(mel).reshape(-1, MEL_BANDS) / 10 + 2
+
+    def _embed_frames(self, frames: np.ndarray) -> np.ndarray:
+        """float32 [68 + 8 n, 32] -> float32 [n, 96], one for each window of 76 frames at a stride of 8."""
+        network = self._one_window if len(frames) == WINDOW_FRAMES else self._many_windows
+        with self._lock:
+            return network.run(frames[None, :, :, None]).reshape(-1, EMBEDDING_WIDTH)
+
+
+class _Network:
+    """One TensorFlow Lite model in one interpreter on one thread; its input takes the shape of what comes."""
+
+    def __init__(self, library: ctypes.CDLL, path: Path) -> None:
+        self._library = library
+        self._model = library.TfLiteModelCreateFromFile(str(path).encode())
+        options = library.TfLiteInterpreterOptionsCreate()
+        library.TfLiteInterpreterOptionsSetNumThreads(options, 1)
+        self._interpreter = library.TfLiteInterpreterCreate(self._model, options)
+        library.TfLiteInterpreterOptionsDelete(options)
+        if not self._model or not self._interpreter:
+            raise RuntimeError(f"TensorFlow Lite could not load {path.name}: reinstall pyopen-wakeword==1.1.0")
+        self._shape: tuple[int, ...] = ()
+
+    def run(self, values: np.ndarray) -> np.ndarray:
+        """float32 array -> the network's output, float32, with the output's shape."""
+        library, interpreter = self._library, self._interpreter
+        values = np.ascontiguousarray(values, np.float32)
+        if values.shape != self._shape:
+            self._resize(values.shape)
+        entry = library.TfLiteInterpreterGetInputTensor(interpreter, 0)
+        _check(library.TfLiteTensorCopyFromBuffer(entry, values.ctypes.data, values.nbytes))
+        _check(library.TfLiteInterpreterInvoke(interpreter))
+        result = library.TfLiteInterpreterGetOutputTensor(interpreter, 0)
+        dimensions = range(library.TfLiteTensorNumDims(result))
+        output = np.empty([library.TfLiteTensorDim(result, axis) for axis in dimensions], np.float32)
+        _check(library.TfLiteTensorCopyToBuffer(result, output.ctypes.data, output.nbytes))
+        return output
+
+    def _resize(self, shape: tuple[int, ...]) -> None:
+        sizes = (ctypes.c_int32 * len(shape))(*shape)
+        _check(self._library.TfLiteInterpreterResizeInputTensor(self._interpreter, 0, sizes, len(shape)))
+        _check(self._library.TfLiteInterpreterAllocateTensors(self._interpreter))
+        self._shape = shape
+
+    def __del__(self) -> None:
+        if getattr(self, "_interpreter", None):
+            self._library.TfLiteInterpreterDelete(self._interpreter)
+        if getattr(self, "_model", None):
+            self._library.TfLiteModelDelete(self._model)
+
+
+def _wakeword_package() -> ModuleType:
+    try:
+        import pyopen_wakeword.openwakeword
+    except ImportError as error:
+        raise ImportError(
+            "the speech embedding comes from the package pyopen-wakeword, which is not installed: "
+            "run pip install 'tokenturing[speech]'"
+        ) from error
+    return pyopen_wakeword.openwakeword
+
+
+def _library(package: Any) -> ctypes.CDLL:
+    """The package's TensorFlow Lite with the package's own declarations, and the few that it lacks."""
+    library = package.TfLiteWakeWord(package._find_tensorflowlite_c()).lib
+    library.TfLiteInterpreterOptionsCreate.argtypes = []
+    library.TfLiteInterpreterOptionsCreate.restype = ctypes.c_void_p
+    library.TfLiteInterpreterOptionsSetNumThreads.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+    library.TfLiteInterpreterOptionsSetNumThreads.restype = None
+    library.TfLiteInterpreterOptionsDelete.argtypes = [ctypes.c_void_p]
+    library.TfLiteInterpreterOptionsDelete.restype = None
+    return library
+
+
+def _check(status: int) -> None:
+    if status != 0:
+        raise RuntimeError(f"TensorFlow Lite failed with status {status}")
+
+
+def _to_int16(waveform: np.ndarray) -> np.ndarray:
+    """float [S] in -1..1 -> int16 [S]: the networks know 16-bit sound, and digital silence is exactly 0 there."""
+    waveform = np.asarray(waveform)
+    if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
+        raise ValueError(
+            f"sound is a float array [samples] in -1..1, 16 kHz mono; got {waveform.dtype} {waveform.shape} "
+            "(16-bit samples: divide by 32768; stereo: take the mean over channels)"
+        )
+    if not np.isfinite(waveform).all():
+        raise ValueError("the sound holds NaN or infinite samples; replace them (by 0, say) before embedding")
+    return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)

@@ -1,0 +1,43 @@
+"""Errors for people: what came, what was expected, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class TokenTuringError(ValueError):
+    """The base of every error that a caller of this library can put right."""
+
+
+class ShapeError(TokenTuringError):
+    """A tensor has another shape or type than the one expected."""
+
+
+class OptionError(TokenTuringError):
+    """An option or a key is unknown, or its value does not fit."""
+
+
+class CheckpointError(TokenTuringError):
+    """A file or folder cannot be read: corrupted, truncated, foreign, or of a newer version."""
+
+
+class MissingExtraError(ImportError):
+    """An optional package is missing; the message says how to install it."""
+
+    def __init__(self, package: str, extra: str):
+        super().__init__(f"{package} is not installed; install it with: pip install 'tokenturing[{extra}]'")
+
+
+def closest(name: str, valid: Iterable[str]) -> str:
+    """A phrase that lists the valid names, the nearest first."""
+    names = list(valid)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"one of {', '.join(repr(n) for n in names)}{hint}"
+
+
+def choose(option: str, value: str, valid: Iterable[str]) -> str:
+    """Return `value` if it is a valid choice for `option`, else raise an OptionError that names the nearest."""
+    names = list(valid)
+    if value not in names:
+        raise OptionError(f"{option}={value!r} is not known: expected {closest(value, names)}")
+    return value

@@ -1,0 +1,58 @@
+"""What a memory slot knows of its own age, in steps and in events.
+
+Two clocks are added to a slot's token wherever it is read or asked to write:
+
+- its age in steps, on a logarithmic scale: how long ago the slot was last written;
+- its place in the order of events: how many slots *of each learned kind* are newer than it. Counting by content
+  follows contextual position encoding (CoPE, arXiv 2405.18719, eq. 3-5). Silence moves the first clock only, so "the third
+  last" stays the third last however long nothing happens, which no function of log(age) can promise.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+KINDS = 4
+"""kinds of event that are counted apart"""
+COUNTED = 8
+"""counts are told apart up to this number"""
+AGE_BINS = 24
+HORIZON = 1024.0
+"""steps at which the age clock saturates: 82 s at 12.5 steps a second"""
+
+
+def hat(x: Tensor, grid: Tensor) -> Tensor:
+    """Linear interpolation weights of x [...] on an even grid [K] of spacing 1 -> [..., K]."""
+    return (1 - (x.unsqueeze(-1) - grid).abs()).relu()
+
+
+class SlotClock(nn.Module):
+    """Features of age and order for M slots.
+
+    Args:
+        width: D.
+    """
+
+    count_grid: Tensor
+    age_grid: Tensor
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.kind = nn.Linear(width, KINDS)
+        self.features = nn.Linear(KINDS * (COUNTED + 1) + AGE_BINS, width, bias=False)
+        nn.init.normal_(self.features.weight, std=0.3)
+        self.register_buffer("count_grid", torch.arange(COUNTED + 1.0), persistent=False)
+        self.register_buffer("age_grid", torch.arange(float(AGE_BINS)), persistent=False)
+
+    def counts(self, memory: Tensor, age: Tensor) -> Tensor:
+        """memory [B, M, D], age [B, M] in steps -> [B, M, kinds]: newer slots of each kind."""
+        newer = (age.unsqueeze(1) < age.unsqueeze(2)).to(memory.dtype)
+        return newer @ self.kind(memory).sigmoid()
+
+    def forward(self, memory: Tensor, age: Tensor) -> Tensor:
+        """memory [B, M, D], age [B, M] in steps -> [B, M, D] to be added to the slots' tokens."""
+        counts = self.counts(memory, age).clamp(max=float(COUNTED))
+        log_age = torch.log1p(age.clamp(max=HORIZON)) * ((AGE_BINS - 1) / math.log1p(HORIZON))
+        clocks = torch.cat([hat(counts, self.count_grid).flatten(-2), hat(log_age, self.age_grid).to(memory.dtype)], -1)
+        return self.features(clocks)

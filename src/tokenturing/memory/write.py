@@ -1,0 +1,145 @@
+"""The writes: memory, input and output tokens -> the next memory (paper section 3.3 and table 6)."""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenturing.errors import choose
+from tokenturing.layers.attention import attend
+from tokenturing.layers.feedforward import FeedForward
+from tokenturing.layers.positions import NoPositions, TokenPositions
+from tokenturing.memory.summarize import SUMMARIZERS, Encoded, build_summarizer
+
+
+class Slots(NamedTuple):
+    """The memory at one step, as the writes need it."""
+
+    memory: Tensor
+    """[B, M, D], what is stored"""
+    tokens: Tensor
+    """[B, M, D], the same with slot positions and clocks added"""
+    age: Tensor
+    """[B, M], steps since each slot was last written"""
+
+
+class Write(nn.Module):
+    """One write: `prepare` sees the inputs of all steps at once, `forward` one step."""
+
+    def prepare(self, x: Tensor, mask: Tensor | None) -> Any:
+        """What can be said of the inputs [..., N, D] without the memory: a tuple of tensors [..., ...]."""
+        return ()
+
+    def forward(self, slots: Slots, prepared: Any, output: Tensor) -> tuple[Tensor, Tensor]:
+        """One step; output [B, R, D] -> the next memory [B, M, D] and the slots' ages [B, M]."""
+        raise NotImplementedError
+
+
+class SummaryWrite(Write):
+    """memory = S_M([memory || input || output]): every slot is made anew at every step (paper eq. 5)."""
+
+    def __init__(self, kind: str, width: int, memory_tokens: int, heads: int, positions: TokenPositions | NoPositions):
+        super().__init__()
+        self.positions = positions
+        self.summarizer = build_summarizer(kind, width, memory_tokens, heads)
+
+    def prepare(self, x: Tensor, mask: Tensor | None) -> Encoded:
+        return self.summarizer.encode(self.positions.input(x), mask)
+
+    def forward(self, slots: Slots, prepared: Encoded, output: Tensor) -> tuple[Tensor, Tensor]:
+        memory = self.summarizer.encode(self.positions.memory(slots.memory))
+        out = self.summarizer.encode(self.positions.output(output))
+        return self.summarizer.combine([memory, prepared, out]), slots.age
+
+
+class EraseAddWrite(Write):
+    """The Neural Turing Machine's write: memory * prod(1 - w_r e_r) + sum(w_r a_r) over R heads (arXiv 1410.5401, 3.2).
+
+    Each output token is one write head: it gives an erase vector e in (0, 1), an add vector a and, by content, a
+    distribution w over the slots.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.slot_norm = nn.LayerNorm(width)
+        self.output_norm = nn.LayerNorm(width)
+        self.key = nn.Linear(width, width)
+        self.heads = nn.Linear(width, 3 * width)
+
+    def forward(self, slots: Slots, prepared: Any, output: Tensor) -> tuple[Tensor, Tensor]:
+        query, erase, add = self.heads(self.output_norm(output)).chunk(3, dim=-1)
+        scores = query @ self.key(self.slot_norm(slots.tokens)).transpose(-1, -2)
+        where = (scores / query.shape[-1] ** 0.5).softmax(-1)
+        kept = torch.ones_like(slots.memory)
+        for w, e in zip(where.unbind(1), erase.sigmoid().unbind(1), strict=True):
+            kept = kept * (1 - w.unsqueeze(-1) * e.unsqueeze(1))
+        return slots.memory * kept + where.transpose(-1, -2) @ add, slots.age
+
+
+class ConcatWrite(Write):
+    """A queue: the output tokens are appended and the newest M tokens kept (the paper's "concatenate")."""
+
+    def forward(self, slots: Slots, prepared: Any, output: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.cat([slots.memory, output], dim=1)[:, -slots.memory.shape[1] :], slots.age
+
+
+class NoWrite(Write):
+    """Nothing is ever written: the machine without memory."""
+
+    def forward(self, slots: Slots, prepared: Any, output: Tensor) -> tuple[Tensor, Tensor]:
+        return slots.memory, slots.age
+
+
+class GatedWrite(Write):
+    """An LSTM of tokens: each slot takes a candidate through a gate of its own that can be exactly 0.
+
+    c_i = attention of slot i to [input || output], g_i = hardsigmoid(MLP([m_i, c_i])), m_i <- m_i + g_i (c_i - m_i), and
+    the age a_i <- (1 - g_i) (a_i + 1). A slot whose gate is 0 is unchanged to the bit, so that silence costs nothing
+    however long it lasts.
+    """
+
+    def __init__(self, width: int, heads: int, positions: TokenPositions | NoPositions):
+        super().__init__()
+        self.attention_heads = heads
+        self.positions = positions
+        self.slot_norm = nn.LayerNorm(width)
+        self.token_norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.gate = FeedForward(2 * width, 64, 1)
+
+    def prepare(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        key_value = self.key_value(self.token_norm(self.positions.input(x)))
+        return (key_value,) if mask is None else (key_value, mask)
+
+    def forward(self, slots: Slots, prepared: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, Tensor]:
+        candidate, gate = self.propose(slots, prepared, output)
+        memory = slots.memory + gate * (candidate - slots.memory)
+        gate = gate.squeeze(-1).to(slots.age.dtype)
+        return memory, (1 - gate) * (slots.age + 1)
+
+    def propose(self, slots: Slots, prepared: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, Tensor]:
+        """The candidate [B, M, D] and the gate [B, M, 1] of each slot."""
+        from_output = self.key_value(self.token_norm(self.positions.output(output)))
+        key, value = torch.cat([prepared[0], from_output], dim=1).chunk(2, dim=-1)
+        mask = F.pad(prepared[1], (0, output.shape[1]), value=True) if len(prepared) > 1 else None
+        slot = self.slot_norm(slots.tokens)
+        candidate = self.out(attend(self.query(slot), key, value, mask, self.attention_heads))
+        return candidate, F.hardsigmoid(self.gate(torch.cat([slot, candidate], dim=-1)))
+
+
+WRITES = (*SUMMARIZERS, "erase_add", "concat", "none", "gated")
+
+
+def build_write(
+    kind: str, width: int, memory_tokens: int, heads: int, positions: TokenPositions | NoPositions
+) -> Write:
+    """The write of that name."""
+    choose("write", kind, WRITES)
+    if kind in SUMMARIZERS:
+        return SummaryWrite(kind, width, memory_tokens, heads, positions)
+    if kind == "gated":
+        return GatedWrite(width, heads, positions)
+    return {"erase_add": lambda: EraseAddWrite(width), "concat": ConcatWrite, "none": NoWrite}[kind]()

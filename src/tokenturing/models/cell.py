@@ -1,0 +1,72 @@
+"""One step of the Token Turing Machine: read, process, write (paper section 3, figure 2)."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from tokenturing.layers.positions import NoPositions, TokenPositions
+from tokenturing.memory.clock import SlotClock
+from tokenturing.memory.summarize import Encoded, Summarizer
+from tokenturing.memory.write import Slots, Write
+
+
+class MachineState(NamedTuple):
+    """The state of a Token Turing Machine: M * D numbers and one more for each slot."""
+
+    memory: Tensor
+    """[B, M, D]"""
+    age: Tensor
+    """[B, M] float32, steps since each slot was last written (gated write; else it stays as it began)"""
+
+
+class PreparedInput(NamedTuple):
+    """The inputs as the read and the write see them, before the memory is known."""
+
+    read: Encoded
+    write: tuple
+
+
+class Cell(nn.Module):
+    """Z = S_R([memory || input]); O = Process(Z); memory = Write(memory, input, O).
+
+    Args:
+        read: the summariser S_R.
+        processor: [B, R, D] -> [B, R, D].
+        write: what makes the next memory.
+        positions: added before the read; the write has its own.
+        clock: adds each slot's age and order, or None.
+    """
+
+    def __init__(
+        self,
+        read: Summarizer,
+        processor: nn.Module,
+        write: Write,
+        positions: TokenPositions | NoPositions,
+        clock: SlotClock | None,
+    ):
+        super().__init__()
+        self.read = read
+        self.processor = processor
+        self.write = write
+        self.positions = positions
+        self.clock = clock
+
+    def prepare(self, x: Tensor, mask: Tensor | None) -> PreparedInput:
+        """What needs only the inputs [..., N, D], for all steps at once."""
+        return PreparedInput(self.read.encode(self.positions.input(x), mask), self.write.prepare(x, mask))
+
+    def slots(self, state: MachineState) -> Slots:
+        """The memory with what each slot knows of its place, age and order."""
+        tokens = self.positions.memory(state.memory)
+        if self.clock is not None:
+            tokens = tokens + self.clock(state.memory, state.age)
+        return Slots(state.memory, tokens, state.age)
+
+    def forward(self, prepared: PreparedInput, state: MachineState) -> tuple[Tensor, MachineState]:
+        """One step -> the output tokens [B, R, D] and the next state."""
+        slots = self.slots(state)
+        z = self.read.combine([self.read.encode(slots.tokens), prepared.read])
+        output = self.processor(z)
+        memory, age = self.write(slots, prepared.write, output)
+        return output, MachineState(memory, age)

@@ -1,0 +1,97 @@
+"""The Token Turing Machine (Ryoo et al., CVPR 2023, arXiv 2211.09119)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenturing.errors import OptionError, choose
+from tokenturing.layers.positions import SCALE, NoPositions, TokenPositions
+from tokenturing.memory.clock import SlotClock
+from tokenturing.memory.summarize import build_summarizer
+from tokenturing.memory.write import build_write
+from tokenturing.models.cell import Cell, MachineState
+from tokenturing.models.contract import RecurrentModel
+from tokenturing.processors import build_processor
+
+
+class TokenTuringMachine(RecurrentModel):
+    """A recurrent Transformer whose state is a fixed set of memory tokens.
+
+    Args:
+        width: D, of every token.
+        memory_tokens: M.
+        read_tokens: R, read from memory and input at each step, and given out.
+        layers: of the processor.
+        heads: of every attention; a divisor of the width.
+        input_tokens: N where it is fixed (each input place then has a position), else None.
+        read: how tokens are read: "mlp", "query" or "pool" (paper section 3.1).
+        write: how the memory is written: "gated", "mlp", "query", "pool", "erase_add", "concat" or "none".
+        processor: "transformer", "mixer", "mlp" or "tokenformer".
+        initial_memory: "learned" or "zeros".
+        positions: add learned positions to slots, kinds of token and input places.
+        hidden: width of the processor's MLP; None: 4 D.
+        dropout: inside the processor.
+
+    Raises:
+        OptionError: an option has no such value, or the numbers do not fit together.
+    """
+
+    def __init__(
+        self,
+        width: int = 256,
+        memory_tokens: int = 96,
+        read_tokens: int = 16,
+        layers: int = 4,
+        heads: int = 8,
+        *,
+        input_tokens: int | None = None,
+        read: str = "mlp",
+        write: str = "gated",
+        processor: str = "transformer",
+        initial_memory: str = "learned",
+        positions: bool = True,
+        hidden: int | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.config: dict[str, Any] = {
+            key: value for key, value in locals().items() if key not in ("self", "__class__")
+        }
+        for name in ("width", "memory_tokens", "read_tokens", "layers", "heads"):
+            if self.config[name] < 1:
+                raise OptionError(f"{name}={self.config[name]}: expected at least 1")
+        choose("initial_memory", initial_memory, ("learned", "zeros"))
+        self.width, self.output_tokens, self.input_tokens = width, read_tokens, input_tokens
+        self.memory_tokens = memory_tokens
+
+        def token_positions(kinds: int) -> TokenPositions | NoPositions:
+            return TokenPositions(width, memory_tokens, input_tokens, kinds) if positions else NoPositions()
+
+        self.cell = Cell(
+            read=build_summarizer(read, width, read_tokens, heads),
+            processor=build_processor(
+                processor, width=width, tokens=read_tokens, layers=layers, heads=heads,
+                hidden=hidden or 4 * width, dropout=dropout,
+            ),
+            write=build_write(write, width, memory_tokens, heads, token_positions(3)),
+            positions=token_positions(2),
+            clock=SlotClock(width) if write == "gated" else None,
+        )  # fmt: skip
+        start = torch.randn(memory_tokens, width) * SCALE if initial_memory == "learned" else torch.zeros(0)
+        self.initial_memory = nn.Parameter(start) if initial_memory == "learned" else None
+
+    def initial_state(self, batch_size: int) -> MachineState:
+        """The memory before the first step; slot i begins as if written i + 1 steps ago, so that no two tie."""
+        like = next(self.parameters())
+        memory = like.new_zeros(self.memory_tokens, self.width) if self.initial_memory is None else self.initial_memory
+        age = torch.arange(1.0, self.memory_tokens + 1, device=like.device)
+        return MachineState(
+            memory.expand(batch_size, -1, -1).clone(), age.expand(batch_size, -1).clone()
+        )
+
+    def prepare(self, x: Tensor, token_mask: Tensor | None) -> Any:
+        return self.cell.prepare(x, token_mask)
+
+    def advance(self, prepared: Any, state: MachineState) -> tuple[Tensor, MachineState]:
+        return self.cell(prepared, state)
