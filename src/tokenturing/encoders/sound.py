@@ -1,8 +1,11 @@
 """Sound to embeddings: a pretrained speech embedding, 96 numbers for each 80 ms, streamed.
 
-The networks are Google's speech embedding as openWakeWord ships it (two TensorFlow Lite models inside the package
-`pyopen-wakeword`): samples -> 32 log-mel bands each 10 ms -> one embedding of the last 76 mel frames (775 ms) each
-80 ms. `SpeechEmbedding` holds only weights; what a stream has heard is a `SoundState` that goes in and comes out.
+The networks are Google's speech embedding as openWakeWord ships it (two TensorFlow Lite models inside the
+package `pyopen-wakeword`): samples -> 32 log-mel bands each 10 ms -> one embedding of the last 76 mel frames
+(775 ms) each 80 ms. `SpeechEmbedding` holds only weights; what a stream has heard is a `SoundState` that goes
+in and comes out.
+
+The package's own streaming class gives the same vectors 90 ms later: its buffers hold that much back.
 """
 
 import ctypes
@@ -65,10 +68,11 @@ class SpeechEmbedding:
         return vectors[0], state
 
     def advance(self, waveform: np.ndarray, state: SoundState) -> tuple[np.ndarray, SoundState]:
-        """As many steps as the waveform fills, in few calls: float [S] -> (float32 [S // 1280, 96], next state).
+        """As many steps as fill the waveform, in few calls: float [S] -> (float32 [S // 1280, 96], state).
 
-        Equal to the loop over `step` up to float32 rounding: the network is convolutional in time, so that windows
-        which overlap share their work (about 4 times faster a step). Samples beyond the last whole step are dropped.
+        Equal to the loop over `step` up to float32 rounding: the network is convolutional in time, so that
+        windows which overlap share their work (about 5 times faster a step). Samples beyond the last whole
+        step are dropped.
         """
         sound = _to_int16(waveform)
         blocks = []
@@ -79,7 +83,7 @@ class SpeechEmbedding:
         return np.concatenate(blocks) if blocks else np.zeros((0, EMBEDDING_WIDTH), np.float32), state
 
     def embed(self, waveform: np.ndarray) -> np.ndarray:
-        """A whole waveform (float [S] in -1..1, 16 kHz mono) from the initial state -> float32 [S // 1280, 96]."""
+        """A whole waveform (float [S] in -1..1, 16 kHz) from the initial state -> float32 [S // 1280, 96]."""
         return self.advance(waveform, self.initial_state())[0]
 
     def state_after(self, waveform: np.ndarray) -> SoundState:
@@ -101,13 +105,14 @@ class SpeechEmbedding:
     def _mel_frames(self, sound: np.ndarray) -> np.ndarray:
         """int16 [480 + 1280 n] -> float32 [8 n, 32]; the embedding was trained on mel / 10 + 2.
 
-        Step by step, although one call could take them all: the model lifts whatever is 80 dB below the loudest
-        part of *its input*, so that a longer input would give other frames.
+        Step by step, although one call could take them all: the model lifts whatever is 80 dB below the
+        loudest part of *its input*, so that a longer input would give other frames.
         """
         values = sound.astype(np.float32)
+        width = OVERLAP_SAMPLES + STEP_SAMPLES
         starts = range(0, len(sound) - OVERLAP_SAMPLES, STEP_SAMPLES)
         with self._lock:
-            mel = [self._mel.run(values[None, start : start + OVERLAP_SAMPLES + STEP_SAMPLES]) for start in starts]
+            mel = [self._mel.run(values[None, start : start + width]) for start in starts]
         return np.concatenate(mel).reshape(-1, MEL_BANDS) / 10 + 2
 
     def _embed_frames(self, frames: np.ndarray) -> np.ndarray:
@@ -128,7 +133,7 @@ class _Network:
         self._interpreter = library.TfLiteInterpreterCreate(self._model, options)
         library.TfLiteInterpreterOptionsDelete(options)
         if not self._model or not self._interpreter:
-            raise RuntimeError(f"TensorFlow Lite could not load {path.name}: reinstall pyopen-wakeword==1.1.0")
+            raise RuntimeError(f"could not load {path.name}: reinstall pyopen-wakeword==1.1.0")
         self._shape: tuple[int, ...] = ()
 
     def run(self, values: np.ndarray) -> np.ndarray:
@@ -188,7 +193,7 @@ def _check(status: int) -> None:
 
 
 def _to_int16(waveform: np.ndarray) -> np.ndarray:
-    """float [S] in -1..1 -> int16 [S]: the networks know 16-bit sound, and digital silence is exactly 0 there."""
+    """float [S] in -1..1 -> int16 [S]: the networks know 16-bit sound; digital silence is exactly 0 there."""
     waveform = np.asarray(waveform)
     if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
         raise ValueError(

@@ -11,7 +11,7 @@ class FeedForward(nn.Sequential):
     """Dense, GELU, Dense on the last axis: [..., D] -> [..., out]."""
 
     def __init__(self, width: int, hidden: int, out: int | None = None, dropout: float = 0.0):
-        layers: list[nn.Module] = [nn.Linear(width, hidden), nn.GELU(approximate="tanh")]
+        layers: list[nn.Module] = [nn.Linear(width, hidden), nn.GELU()]
         if dropout:
             layers.append(nn.Dropout(dropout))
         layers.append(nn.Linear(hidden, out or width))

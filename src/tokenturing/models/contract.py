@@ -3,14 +3,15 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tokenturing import state as states
 from tokenturing.errors import OptionError, ShapeError
+from tokenturing.hub import HubMixin
 from tokenturing.models.scan import scan
 
 
-class RecurrentModel(nn.Module):
+class RecurrentModel(HubMixin):
     """A sequence model whose state is a value.
 
     Subclasses give `initial_state` and `advance`, and may give `prepare`. They set `width` (D), `output_tokens` (R)

@@ -1,7 +1,8 @@
 """Spoken words from a speech synthesiser: espeak-ng, as the package `espeakng-loader` ships it.
 
-A voice is an accent and a variant, "en-us+f2": the accent says how words are pronounced, the variant how the throat
-sounds. `voices("train" | "validation" | "test")` share no variant, so that a test voice is one never heard before.
+A voice is an accent and a variant, "en-us+f2": the accent says how words are pronounced, the variant how the
+throat sounds. `voices("train" | "validation" | "test")` share no variant, so that a test voice is one never
+heard before.
 """
 
 import _ctypes
@@ -20,15 +21,29 @@ RATES = (80, 450)  # words a minute that espeak knows
 PITCHES = (0, 99)
 
 # espeak calls British English just "en"
-ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-us-nyc", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
+ACCENTS = (
+    *("en-us", "en", "en-gb-scotland", "en-gb-x-rp"),
+    *("en-029", "en-us-nyc", "en-gb-x-gbclan", "en-gb-x-gbcwmd"),
+)
 
 # Left out: robots, whispers, echoes, monsters, and near-copies of one another across splits
 VARIANTS = MappingProxyType(
     {
         "train": (
-            *("m1", "m2", "m3", "m7", "f1", "f2", "f5", "Alex", "Andy", "Annie", "Diogo", "Gene", "Mario", "Michael"),
-            *("Mike", "adam", "anika", "antonio", "belinda", "boris", "edward", "grandma", "linda", "max", "pedro"),
-            *("robert", "shelby", "steph", "victor", "klatt", "klatt4", "paul"),
+            *("m1", "m2", "m3", "m7", "f1", "f2", "f5", "Alex", "Andy", "Annie", "Diogo", "Gene", "Mario"),
+            *(
+                "Michael",
+                "Mike",
+                "adam",
+                "anika",
+                "antonio",
+                "belinda",
+                "boris",
+                "edward",
+                "grandma",
+                "linda",
+            ),
+            *("max", "pedro", "robert", "shelby", "steph", "victor", "klatt", "klatt4", "paul"),
         ),
         "validation": ("m4", "m8", "f3", "Denis", "Nguyen", "benjamin", "quincy", "aunty"),
         "test": ("m5", "m6", "f4", "Andrea", "Reed", "david", "grandpa", "ed", "gustave"),
@@ -37,10 +52,14 @@ VARIANTS = MappingProxyType(
 
 
 def voices(split: str) -> tuple[str, ...]:
-    """The voices of "train", "validation" or "test": each variant of the split with one accent, in turn."""
+    """The voices of "train" (each variant in two accents), "validation" or "test" (each variant in one)."""
     if split not in VARIANTS:
         raise ValueError(f"unknown split {split!r}: expected one of {', '.join(VARIANTS)}")
-    return tuple(f"{ACCENTS[index % len(ACCENTS)]}+{name}" for index, name in enumerate(VARIANTS[split]))
+    return tuple(
+        f"{ACCENTS[(index + shift) % len(ACCENTS)]}+{variant}"
+        for shift in ((0, 3) if split == "train" else (0,))
+        for index, variant in enumerate(VARIANTS[split])
+    )
 
 
 VOICES = tuple(voice for split in VARIANTS for voice in voices(split))
@@ -56,8 +75,8 @@ def digit_word(digit: int) -> str:
 def synthesize(text: str, voice: str = "en-us+m3", rate: float = 160, pitch: float = 50) -> np.ndarray:
     """Speak a text: float32 [S] in -1..1, 16 kHz mono, without the silence around it.
 
-    `voice` is "accent" or "accent+variant" (see ACCENTS, VARIANTS), `rate` words a minute (80..450), `pitch` 0..99.
-    The same arguments always give the same samples.
+    `voice` is "accent" or "accent+variant" (see ACCENTS, VARIANTS), `rate` words a minute (80..450), `pitch`
+    0..99. The same arguments always give the same samples.
     """
     from scipy.signal import resample_poly
 
@@ -84,7 +103,7 @@ def trim_silence(waveform: np.ndarray, threshold: float = 0.01) -> np.ndarray:
 def _check_arguments(text: str, voice: str, rate: float, pitch: float) -> None:
     accent, _, variant = voice.partition("+")
     known = {name for names in VARIANTS.values() for name in names}
-    if accent not in ACCENTS or (variant and variant not in known):  # espeak itself would quietly take another
+    if accent not in ACCENTS or (variant and variant not in known):  # espeak would quietly take another
         raise ValueError(
             f"unknown voice {voice!r}: a voice is an accent ({', '.join(ACCENTS)}) "
             f"or accent+variant, with a variant of {', '.join(sorted(known))}"
@@ -134,8 +153,8 @@ def _speak(text: str, voice: str, rate: int, pitch: int) -> tuple[np.ndarray, in
 def _fresh_library() -> Iterator[tuple[ctypes.CDLL, int]]:
     """espeak-ng, loaded for one call and unloaded again (5 ms).
 
-    Its noise and flutter go on from call to call in static variables, which only loading anew sets back: otherwise
-    a word's samples would depend on what was spoken before it.
+    Its noise and flutter go on from call to call in static variables, which only loading anew sets back:
+    otherwise a word's samples would depend on what was spoken before it.
     """
     try:
         import espeakng_loader
@@ -154,5 +173,5 @@ def _fresh_library() -> Iterator[tuple[ctypes.CDLL, int]]:
         yield library, sample_rate
     finally:
         library.espeak_Terminate()
-        unload = _ctypes.FreeLibrary if sys.platform == "win32" else _ctypes.dlclose
+        unload = getattr(_ctypes, "FreeLibrary" if sys.platform == "win32" else "dlclose")
         unload(library._handle)

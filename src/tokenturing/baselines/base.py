@@ -1,0 +1,62 @@
+"""What every baseline has: frozen options, one embedding of a step's tokens, one head for its outputs."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from tokenturing.baselines.embedding import StepEmbedding
+from tokenturing.errors import OptionError
+from tokenturing.models.contract import RecurrentModel
+
+NUMBERS = (
+    "width", "layers", "heads", "hidden", "window", "state_tokens", "nearest", "input_tokens", "read_tokens"
+)  # fmt: skip
+
+
+class OutputHead(nn.Module):
+    """One vector a step -> R output tokens, each normalised: [..., H] -> [..., R, D]."""
+
+    def __init__(self, hidden: int, width: int, read_tokens: int):
+        super().__init__()
+        self.read_tokens = read_tokens
+        self.project = nn.Linear(hidden, read_tokens * width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.project(x).unflatten(-1, (self.read_tokens, -1)))
+
+
+class Baseline(RecurrentModel):
+    """A recurrent model made from its constructor's arguments.
+
+    Args:
+        arguments: `locals()` of the subclass's constructor: its options by name.
+    """
+
+    def __init__(self, arguments: dict[str, Any]):
+        super().__init__()
+        self.config: dict[str, Any] = {
+            key: value for key, value in arguments.items() if key not in ("self", "__class__")
+        }
+        for name in NUMBERS:
+            value = self.config.get(name)
+            if value is not None and value < 1:
+                raise OptionError(f"{name}={value}: expected at least 1")
+        if not 0 <= self.config["dropout"] < 1:
+            raise OptionError(f"dropout={self.config['dropout']}: expected 0 <= dropout < 1")
+        self.width: int = self.config["width"]
+        self.output_tokens: int = self.config["read_tokens"]
+        self.input_tokens: int | None = self.config["input_tokens"]
+
+
+class VectorBaseline(Baseline):
+    """A baseline that sees one vector a step (`embedding`) and makes its output tokens from one (`head`)."""
+
+    def __init__(self, arguments: dict[str, Any]):
+        super().__init__(arguments)
+        self.embedding = StepEmbedding(self.width, self.input_tokens)
+        self.head = OutputHead(self.width, self.width, self.output_tokens)
+
+    def prepare(self, x: Tensor, token_mask: Tensor | None) -> tuple[Tensor, ...]:
+        """x [..., N, D] -> (step embeddings [..., D],)"""
+        return (self.embedding(x, token_mask),)

@@ -1,0 +1,98 @@
+"""Residual layers of gated recurrence: what the LSTM and the GRU share."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenturing.baselines.base import VectorBaseline
+from tokenturing.errors import OptionError
+
+
+class GatedLayer(nn.Module):
+    """x + out(cell(norm(x))), with a state of one or two vectors a row.
+
+    Subclasses give the cell and say how many gates' worth of projections it has.
+
+    Args:
+        width: D of what goes in and comes out.
+        hidden: H of the state.
+        dropout: on what comes out.
+    """
+
+    gates: int
+
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.input = nn.Linear(width, self.gates * hidden)
+        self.recurrent = nn.Linear(hidden, self.gates * hidden)
+        self.out = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.xavier_uniform_(self.input.weight)
+        for gate in self.recurrent.weight.chunk(self.gates):
+            nn.init.orthogonal_(gate)
+        nn.init.zeros_(self.input.bias)
+        nn.init.zeros_(self.recurrent.bias)
+
+    def remember(self, horizon: float | None) -> None:
+        """Set the biases of the gates that keep the state, for memories of up to `horizon` steps."""
+        raise NotImplementedError
+
+    def project(self, x: Tensor) -> Tensor:
+        """The input's part in the gates, which needs no state: [..., D] -> [..., gates * H]."""
+        return self.input(self.norm(x))
+
+    def cell(self, gates: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """The input's part [B, gates * H] and the state's [B, H] -> the next state, hidden vector first."""
+        raise NotImplementedError
+
+
+def keep_bias(hidden: int, horizon: float | None) -> Tensor:
+    """Biases [H] of a gate that keeps the state when open.
+
+    With no horizon 1, the usual forget-gate bias; else time constants spread evenly over 1 .. horizon steps
+    (the chrono initialisation, Tallec and Ollivier 2018, arXiv 1804.11188, section 2).
+    """
+    if horizon is None:
+        return torch.ones(hidden)
+    if not horizon > 2:
+        raise OptionError(f"horizon={horizon}: expected more than 2 steps, or None")
+    return torch.empty(hidden).uniform_(1.0, horizon - 1).log()
+
+
+class Stack(VectorBaseline):
+    """Layers of gated recurrence over step embeddings; subclasses name the layer and the state."""
+
+    layer_type: type[GatedLayer]
+    state_type: type[Any]
+
+    def __init__(self, arguments: dict[str, Any]):
+        super().__init__(arguments)
+        options = self.config
+        self.hidden: int = options["hidden"] or self.width
+        self.layers = nn.ModuleList(
+            self.layer_type(self.width, self.hidden, options["dropout"]) for _ in range(options["layers"])
+        )
+        for layer in self.layers:
+            layer.remember(options["horizon"])  # type: ignore[operator]
+
+    def initial_state(self, batch_size: int) -> Any:
+        zeros = next(self.parameters()).new_zeros(batch_size, len(self.layers), self.hidden)
+        return self.state_type(*(zeros.clone() for _ in self.state_type._fields))
+
+    def prepare(self, x: Tensor, token_mask: Tensor | None) -> tuple[Tensor, ...]:
+        """x [..., N, D] -> step embeddings [..., D] and the first layer's gates [..., gates * H]."""
+        embedding = self.embedding(x, token_mask)
+        return embedding, self.layers[0].project(embedding)  # type: ignore[operator]
+
+    def advance(self, prepared: tuple[Tensor, ...], state: Any) -> tuple[Tensor, Any]:
+        x, gates = prepared
+        following = []
+        for index, layer in enumerate(self.layers):
+            if index:
+                gates = layer.project(x)  # type: ignore[operator]
+            following.append(layer.cell(gates, *(leaf[:, index] for leaf in state)))  # type: ignore[operator]
+            x = x + layer.dropout(layer.out(following[-1][0]))  # type: ignore[operator]
+        leaves = (torch.stack(leaf, dim=1) for leaf in zip(*following, strict=True))
+        return self.head(x), self.state_type(*leaves)

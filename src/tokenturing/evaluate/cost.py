@@ -1,0 +1,214 @@
+"""What a step costs, in multiply-adds: of any model here, and of the paper's tables again."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+from tokenturing.models.contract import RecurrentModel
+from tokenturing.processors.mixer import MixerProcessor
+from tokenturing.processors.transformer import TransformerProcessor
+from tokenturing.scenic import ScenicTokenTuringMachine
+from tokenturing.scenic_units import Encoder, TokenLearnerModuleV11
+
+TOLERANCE = 0.03
+"""A row counts as reproduced within this share of the paper's number. Ours are a little lower, as norms and softmaxes
+are not counted."""
+
+WIDTH, LAYERS, HEADS, HIDDEN = 768, 4, 12, 512
+MEMORY_TOKENS, READ_TOKENS, SEGMENT_STEPS = 96, 16, 6
+POOLED, PATCHES = 16, 3136
+"""the paper's sizes on Charades (section 4): D, the processor's, M, R, steps in a segment, N with and without pooling"""
+
+
+def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+
+def _vector_flops(matrix: Tensor, *args: Any, **kwargs: Any) -> int:
+    return 2 * matrix.numel()
+
+
+def _added_vector_flops(bias: Tensor, matrix: Tensor, *args: Any, **kwargs: Any) -> int:
+    return 2 * matrix.numel()
+
+
+def _rnn_flops(x: Tensor, input_kernel: Tensor, hidden_kernel: Tensor, *args: Any, **kwargs: Any) -> int:
+    return 2 * x.shape[:-1].numel() * (input_kernel.numel() + hidden_kernel.numel())
+
+
+_FORMULAS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    # PyTorch's table has mm, bmm, addmm, baddbmm, convolutions and the attention of GPUs; the CPU needs these too.
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten.mkldnn_rnn_layer: _rnn_flops,
+    torch.ops.aten.mv: _vector_flops,
+    torch.ops.aten.dot: _vector_flops,
+    torch.ops.aten.addmv: _added_vector_flops,
+}
+
+
+class _Counter(TorchDispatchMode):
+    """Sums what the formulas say of every operator that runs.
+
+    As `torch.utils.flop_counter.FlopCounterMode` does, which follows modules as well and fails at a module called on a
+    parameter without gradients.
+    """
+
+    flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        formula = _FORMULAS.get(func._overloadpacket)
+        if formula is None:
+            with self:  # in inference mode, operators that are made of others come here whole
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
+        if formula is not None:
+            self.flops += formula(*args, **kwargs, out_val=out)
+        return out
+
+
+def count(function: Callable[..., Any], *args: Any) -> int:
+    """The multiply-adds of matrix products, attention and convolutions while `function(*args)` runs.
+
+    What is done once for each number (norms, softmax, gates, additions) is not counted. Whatever runs on the
+    device "meta" is counted without being computed.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one fused operator, of which there is no formula
+    try:
+        with torch.no_grad(), _Counter() as counter:
+            function(*args)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return counter.flops // 2
+
+
+def multiply_adds(model: RecurrentModel, input_tokens: int) -> int:
+    """The multiply-adds of the first step of one row with that many input tokens N, counted by running it.
+
+    It runs on the model's own device, without dropout. A model whose state grows costs more at later steps.
+    """
+    like = next(model.parameters())
+    x = torch.zeros(1, input_tokens, model.width, device=like.device, dtype=like.dtype)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        return count(model.step, x, model.initial_state(1))
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """One number of the paper's tables and ours, in giga-multiply-adds (which the paper calls GFLOPS)."""
+
+    name: str
+    paper: float
+    ours: float
+    note: str = ""
+    """how ours was counted, where that is not plain"""
+
+    @property
+    def ratio(self) -> float:
+        """Ours over the paper's."""
+        return self.ours / self.paper
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether ours is within `TOLERANCE` of the paper's."""
+        return abs(self.ratio - 1) <= TOLERANCE
+
+
+def paper_table() -> list[CostRow]:
+    """The GFLOPS of the paper's tables 2 to 6 (arXiv 2211.09119), counted on modules of its sizes.
+
+    The machines are the official ones (`tokenturing.scenic`). Rows that are not reproduced are listed too, with the
+    plainest reading of what the paper says of them.
+    """
+    with torch.device("meta"):
+        return [*_machine_rows(), *_ablation_rows(), *_other_models()]
+
+
+def _machine(input_tokens: int, **fields: Any) -> float:
+    model = ScenicTokenTuringMachine(
+        WIDTH, process_size=READ_TOKENS, memory_size=MEMORY_TOKENS, num_layers=LAYERS, num_heads=HEADS,
+        mlp_dim=HIDDEN, **fields,
+    )  # fmt: skip
+    return multiply_adds(model, input_tokens) / 1e9
+
+
+def _on_tokens(module: nn.Module, tokens: int) -> float:
+    return count(module, torch.zeros(1, tokens, WIDTH)) / 1e9
+
+
+def _transformer() -> nn.Module:
+    return TransformerProcessor(WIDTH, LAYERS, HEADS, HIDDEN)
+
+
+def _machine_rows() -> list[CostRow]:
+    return [
+        CostRow("TTM-Transformer, N = 16", 0.228, _machine(POOLED)),
+        CostRow("TTM-Transformer, N = 3136", 0.842, _machine(PATCHES)),
+        CostRow("TTM-Mixer, N = 16", 0.089, _machine(POOLED, processing_unit="mixer")),
+        CostRow("TTM-Mixer, N = 3136", 0.704, _machine(PATCHES, processing_unit="mixer")),
+        CostRow("TTM-MLP, N = 3136", 0.689, _machine(PATCHES, processing_unit="mlp")),
+    ]
+
+
+def _ablation_rows() -> list[CostRow]:
+    return [
+        CostRow("pooling summariser, N = 3136", 0.206, _on_tokens(_transformer(), READ_TOKENS),
+                "the processor alone: a mean multiplies nothing"),
+        CostRow("latent-query summariser, N = 3136", 8.537, _machine(PATCHES, memory_mode="TL-MHA")),
+        CostRow("erase-and-add write, N = 3136", 0.423, _machine(PATCHES, memory_mode="TL-AddErase")),
+        CostRow("concatenating write, N = 3136", 0.920, _growing_memory(),
+                f"only if all tokens are kept, on average over {SEGMENT_STEPS} steps; else 0.406"),
+    ]  # fmt: skip
+
+
+def _growing_memory() -> float:
+    """A memory of [memory || input || output] with nothing dropped, read and processed; the mean of a segment's steps."""
+    read = TokenLearnerModuleV11(WIDTH, READ_TOKENS)
+    process = Encoder(WIDTH, READ_TOKENS, LAYERS, HEADS, HIDDEN, dropout=0.0)
+    grown = [MEMORY_TOKENS + step * (PATCHES + READ_TOKENS) for step in range(SEGMENT_STEPS)]
+    steps = [_on_tokens(nn.Sequential(read, process), memory + PATCHES) for memory in grown]
+    return sum(steps) / len(steps)
+
+
+def _other_models() -> list[CostRow]:
+    whole = "a pass over all tokens: a causal mask saves nothing; attention 128 wide and one Dense before would give "
+    short, long = 6 * POOLED, 3360
+    transformer = _transformer()
+    lstm = nn.LSTM(WIDTH, WIDTH, batch_first=True)
+    return [
+        CostRow("temporal Mixer, 96 tokens", 0.382, _on_tokens(MixerProcessor(WIDTH, short, LAYERS, HIDDEN), short)),
+        CostRow("temporal Mixer, 3360 tokens", 13.317, _on_tokens(MixerProcessor(WIDTH, long, LAYERS, HIDDEN), long)),
+        CostRow("temporal Transformer, 96 tokens", 1.269, _on_tokens(transformer, short)),
+        CostRow("temporal Transformer, 3360 tokens", 112.836, _on_tokens(transformer, long)),
+        CostRow("recurrent Transformer, 16 + 16", 0.410, _on_tokens(transformer, POOLED + READ_TOKENS)),
+        CostRow("recurrent Transformer, 3136 + 16", 17.10, _on_tokens(transformer, PATCHES + READ_TOKENS),
+                "every token attends to every other"),
+        CostRow("causal Transformer, 96 tokens", 0.523, _on_tokens(transformer, short), whole + "0.519"),
+        CostRow("causal Transformer, 3360 tokens", 29.695, _on_tokens(transformer, long), whole + "29.40"),
+        CostRow("LSTM, N = 16", 0.107, _on_tokens(lstm, POOLED), "one layer, 768 wide, over 16 tokens"),
+    ]  # fmt: skip
+
+
+def format_table(rows: list[CostRow]) -> str:
+    """Rows as aligned text, for a terminal."""
+    width = max(len(row.name) for row in rows)
+    lines = [f"{'multiply-adds a step, in 10^9':<{width}}  {'paper':>8}  {'ours':>8}  {'ratio':>5}"]
+    for row in rows:
+        mark = " " if row.reproduced else "x"
+        line = f"{row.name:<{width}}  {row.paper:8.3f}  {row.ours:8.3f}  {row.ratio:5.3f} {mark} {row.note}"
+        lines.append(line.rstrip())
+    return "\n".join([*lines, f"x: not within {TOLERANCE:.0%} of the paper's number"])

@@ -1,0 +1,144 @@
+"""A model for the recall task: eyes and ears, any recurrent model as its memory, and a head that answers."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tokenturing.encoders.features import FeatureEncoder
+from tokenturing.encoders.frames import FrameEncoder
+from tokenturing.encoders.questions import QuestionEncoder
+from tokenturing.errors import OptionError, closest
+from tokenturing.models.contract import RecurrentModel
+from tokenturing.models.machine import TokenTuringMachine
+
+SOUND_FEATURES = 96
+FRAME_TOKENS = 2
+INPUT_TOKENS = FRAME_TOKENS + 2
+"""two of the frame, one of the sound, one of the question"""
+
+
+class RecallInput(NamedTuple):
+    """What comes in, [B, T, ...] for many steps or [B, ...] for one."""
+
+    frames: Tensor
+    """[B, T, 32, 32] float32 in [0, 1]"""
+    sound: Tensor
+    """[B, T, 96] speech embedding"""
+    question: Tensor
+    """int64 [B, T], -1: none"""
+    has_frame: Tensor
+    """bool [B, T]"""
+    has_sound: Tensor
+    """bool [B, T]"""
+
+
+class PerceivedInput(NamedTuple):
+    """The same after the perception: tokens in place of frames and sound."""
+
+    tokens: Tensor
+    """[B, T, 3, D]"""
+    question: Tensor
+    has_frame: Tensor
+    has_sound: Tensor
+
+
+class Perception(nn.Module):
+    """Frames and sound -> tokens, and what is to be seen and heard at this very step.
+
+    It is trained on single steps and then frozen, the same for every memory that is compared behind it.
+    """
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        self.config = {"width": width}
+        self.frames = FrameEncoder(width, FRAME_TOKENS)
+        self.sound = FeatureEncoder(SOUND_FEATURES, width)
+        self.seen = nn.Linear(FRAME_TOKENS * width, 11)
+        self.heard = nn.Linear(width, 11)
+
+    def forward(self, frames: Tensor, sound: Tensor) -> Tensor:
+        """frames [..., 32, 32], sound [..., 96] -> tokens [..., 3, D]"""
+        return torch.cat([self.frames(frames), self.sound(sound)], dim=-2)
+
+    def classify(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens [..., 3, D] -> logits [..., 11] of the digit seen and of the digit just heard; class 10: none."""
+        return self.seen(tokens[..., :FRAME_TOKENS, :].flatten(-2)), self.heard(tokens[..., FRAME_TOKENS, :])
+
+
+def build_memory(kind: str, options: dict[str, Any]) -> RecurrentModel:
+    """The recurrent model of that name."""
+    from tokenturing import baselines
+
+    kinds = {"TokenTuringMachine": TokenTuringMachine} | {name: getattr(baselines, name) for name in baselines.__all__}
+    if kind not in kinds:
+        raise OptionError(f"memory kind {kind!r} is not known: expected {closest(kind, kinds)}")
+    return kinds[kind](**options, input_tokens=INPUT_TOKENS)
+
+
+class RecallModel(nn.Module):
+    """Perception, a memory and a head: frames, sound and questions in, answers out.
+
+    Args:
+        memory: class name of the recurrent model ("TokenTuringMachine", "LSTM", ...).
+        options: its constructor's arguments.
+        questions: how many questions there are.
+        answers: C.
+        facts: how many facts the training head reads off at every step, each one of the answers.
+        perception: width of the perception's tokens.
+    """
+
+    def __init__(
+        self, memory: str, options: dict[str, Any], questions: int, answers: int, facts: int, perception: int = 64
+    ):
+        super().__init__()
+        self.config = {
+            "memory": memory, "options": options, "questions": questions, "answers": answers, "facts": facts,
+            "perception": perception,
+        }  # fmt: skip
+        self.perception = Perception(perception)
+        self.memory = build_memory(memory, options)
+        width = self.memory.width
+        self.adapt = nn.Linear(perception, width)
+        self.question = QuestionEncoder(questions, width)
+        self.facts, self.answers = facts, answers
+        self.head = nn.Linear(self.memory.output_tokens * width, answers * (1 + facts))
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The memory's state before the first step."""
+        return self.memory.initial_state(batch_size)
+
+    def perceive(self, inputs: RecallInput) -> PerceivedInput:
+        """What the eyes and ears make of the inputs."""
+        return PerceivedInput(
+            self.perception(inputs.frames, inputs.sound), inputs.question, inputs.has_frame, inputs.has_sound
+        )
+
+    def tokens(self, inputs: RecallInput | PerceivedInput) -> tuple[Tensor, Tensor]:
+        """Tokens [..., N, D] and their mask bool [..., N]."""
+        if isinstance(inputs, RecallInput):
+            inputs = self.perceive(inputs)
+        perceived = self.adapt(inputs.tokens)
+        asked, is_asked = self.question(inputs.question)
+        seen = inputs.has_frame.unsqueeze(-1).expand(*inputs.has_frame.shape, FRAME_TOKENS)
+        mask = torch.cat([seen, inputs.has_sound.unsqueeze(-1), is_asked], dim=-1)
+        return torch.cat([perceived, asked], dim=-2), mask
+
+    def step(self, inputs: RecallInput | PerceivedInput, state: Any) -> tuple[Tensor, Any]:
+        """One step [B, ...] -> logits of the answer [B, C] and the next state."""
+        tokens, mask = self.tokens(inputs)
+        y, state = self.memory.step(tokens, state, token_mask=mask)
+        return self.read_off(y)[..., 0, :], state
+
+    def forward(
+        self, inputs: RecallInput | PerceivedInput, state: Any = None, reset: Tensor | None = None, active: Tensor | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Any]:  # fmt: skip
+        """T steps -> logits [B, T, 1 + facts, C] (the answer's first) and the state; options as in RecurrentModel."""
+        tokens, mask = self.tokens(inputs)
+        y, state = self.memory(tokens, state, reset, active, mask, **options)
+        return self.read_off(y), state
+
+    def read_off(self, y: Tensor) -> Tensor:
+        """Output tokens [..., R, D] -> logits [..., 1 + facts, C]"""
+        return self.head(y.flatten(-2)).unflatten(-1, (1 + self.facts, self.answers))

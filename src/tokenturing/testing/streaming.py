@@ -1,0 +1,175 @@
+"""`check_streaming` and its report."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from tokenturing.errors import OptionError, ShapeError, choose
+from tokenturing.testing.laws import LAWS, Unchecked
+from tokenturing.testing.subject import Subject
+from tokenturing.testing.trees import leaves
+
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One law that does not hold."""
+
+    law: str
+    message: str
+    """which rows and steps differ first, by how much, and what that means"""
+
+
+@dataclass(frozen=True)
+class StreamingReport:
+    """What `check_streaming` found."""
+
+    passed: list[str] = field(default_factory=list)
+    """the laws that hold"""
+    failures: list[Failure] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    """law -> why it could not be checked"""
+
+    @property
+    def ok(self) -> bool:
+        """Nothing failed."""
+        return not self.failures
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __str__(self) -> str:
+        lines = [f"FAILED   {failure.law}: {failure.message}" for failure in self.failures]
+        lines += [f"passed   {law}" for law in self.passed]
+        lines += [f"skipped  {law}: {why}" for law, why in self.skipped.items()]
+        return "\n".join(lines)
+
+
+class StreamingError(AssertionError):
+    """The module breaks laws of streaming; the message says which and where, `report` has all findings."""
+
+    def __init__(self, report: StreamingReport):
+        count = len(report.failures)
+        super().__init__(f"the module breaks {count} law{'s' * (count > 1)} of streaming\n{report}")
+        self.report = report
+
+
+def check_streaming(
+    model: Callable[..., Any],
+    inputs: Any,
+    *,
+    initial_state: Callable[[int], Any] | None = None,
+    step: Callable[[Any, Any], Any] | None = None,
+    splits: Sequence[Sequence[int]] | None = None,
+    tolerance: float | None = None,
+    probe_nan: bool = True,
+    grows: bool = False,
+    skip: Sequence[str] = (),
+    raises: bool = True,
+) -> StreamingReport:
+    """Check the laws of streaming on a recurrent module of your own.
+
+    Args:
+        model: called as `model(x, state, reset=..., active=...)`; it stays in the mode it is in.
+        inputs: [B, T, ...], or tuples or dicts of such tensors; 2 rows or more and some 8 steps see the most.
+        initial_state: batch size -> state; None: `model.initial_state`.
+        step: (x [B, ...], state) -> (y [B, ...], state); None: `model.step`, if there is one.
+        splits: chunk lengths to try, each adding up to T; None: a few.
+        tolerance: what may differ, as a part of the largest value; None: by type, 1e-4 for float32.
+        probe_nan: try NaN too in what must not matter: other rows' inputs, inactive rows' inputs.
+        grows: the state may grow with the stream.
+        skip: laws not to check.
+        raises: raise if a law is broken; else only report it.
+
+    Returns:
+        The laws that hold, those that do not, and those that could not be checked.
+
+    Raises:
+        StreamingError: a law is broken.
+        OptionError: the module or an argument does not fit.
+    """
+    for law in skip:
+        choose("skip", law, LAWS)
+    subject = _subject(model, inputs, initial_state, step, splits, tolerance, probe_nan, grows)
+    report = StreamingReport()
+    for name in LAWS:
+        _check(name, subject, report, skip)
+    if report.failures and raises:
+        raise StreamingError(report)
+    return report
+
+
+def _check(name: str, subject: Subject, report: StreamingReport, skip: Sequence[str]) -> None:
+    """Check one law and enter what was found."""
+    why = "left out" if name in skip else LAWS[name].obstacle(subject)
+    if why:
+        report.skipped[name] = why
+        return
+    try:
+        with torch.set_grad_enabled(name.startswith("gradients")):
+            message = LAWS[name].check(subject)
+    except Unchecked as obstacle:
+        report.skipped[name] = str(obstacle)
+        return
+    except Exception as error:  # the module's own, which is a finding too
+        message = f"the module raised {type(error).__name__}: {error}"
+    if message:
+        report.failures.append(Failure(name, message))
+    else:
+        report.passed.append(name)
+
+
+def _subject(
+    model: Callable[..., Any],
+    inputs: Any,
+    initial_state: Callable[[int], Any] | None,
+    step: Callable[[Any, Any], Any] | None,
+    splits: Sequence[Sequence[int]] | None,
+    tolerance: float | None,
+    probe_nan: bool,
+    grows: bool,
+) -> Subject:
+    tensors = [tensor for _, tensor in leaves(inputs)]
+    if not tensors or any(
+        t.dim() < 2 or t.shape[:2] != tensors[0].shape[:2] or not t.numel() for t in tensors
+    ):
+        shapes = [list(t.shape) for t in tensors]
+        raise ShapeError(
+            f"inputs have the shapes {shapes}: expected [B, T, ...] with one B and one T of at least 1"
+        )
+    initial_state = initial_state or getattr(model, "initial_state", None)
+    if initial_state is None:
+        raise OptionError(
+            f"{type(model).__name__} has no initial_state(batch_size): pass one as initial_state="
+        )
+    steps = tensors[0].shape[1]
+    for split in splits or ():
+        if sum(split) != steps or min(split) < 1:
+            raise OptionError(
+                f"split {list(split)} of {steps} steps: expected lengths of at least 1 that add up"
+            )
+    types = [t.dtype for t in tensors if t.is_floating_point()]
+    return Subject(
+        model, inputs, initial_state, step or getattr(model, "step", None), _flags(model),
+        max((TOLERANCES[dtype] for dtype in types), default=1e-4) if tolerance is None else tolerance,
+        tuple(map(tuple, splits)) if splits else _splits(steps), probe_nan, grows,
+    )  # fmt: skip
+
+
+def _flags(model: Callable[..., Any]) -> frozenset[str]:
+    call = model.forward if isinstance(model, nn.Module) else model
+    parameters = inspect.signature(call).parameters
+    anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return frozenset(flag for flag in ("reset", "active") if anything or flag in parameters)
+
+
+def _splits(steps: int) -> tuple[tuple[int, ...], ...]:
+    """A first step apart, a last step apart, halves, and uneven thirds."""
+    third = steps // 3
+    tries = [(1, steps - 1), (steps - 1, 1), (steps // 2, steps - steps // 2), (third, 1, steps - third - 1)]
+    return tuple(dict.fromkeys(split for split in tries if min(split) >= 1))

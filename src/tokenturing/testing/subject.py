@@ -1,0 +1,161 @@
+"""The module under test, how to run it in pieces, and what to change in its inputs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenturing.testing.trees import leaves, map_tree
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The module under test and how to call it."""
+
+    model: Callable[..., Any]
+    inputs: Any
+    initial_state: Callable[[int], Any]
+    step: Callable[[Any, Any], Any] | None
+    flags: frozenset[str]
+    """which of "reset" and "active" the call takes"""
+    tolerance: float
+    splits: tuple[tuple[int, ...], ...]
+    probe_nan: bool
+    grows: bool
+
+    @property
+    def rows(self) -> int:
+        return next(leaves(self.inputs))[1].shape[0]
+
+    @property
+    def steps(self) -> int:
+        return next(leaves(self.inputs))[1].shape[1]
+
+
+def run(subject: Subject, inputs: Any, state: Any = None, **flags: Tensor) -> tuple[Any, Any]:
+    """The module over all steps of `inputs`, from the beginning unless said."""
+    if state is None:
+        state = subject.initial_state(next(leaves(inputs))[1].shape[0])
+    return subject.model(inputs, state, **flags)
+
+
+def run_chunks(subject: Subject, inputs: Any, split: tuple[int, ...], state: Any = None) -> tuple[Any, Any]:
+    """The same in chunks of these lengths, the outputs joined."""
+    outputs, start = [], 0
+    for length in split:
+        y, state = run(subject, cut(inputs, start, start + length), state)
+        outputs.append(y)
+        start += length
+    return join(outputs, torch.cat), state
+
+
+def run_steps(subject: Subject, inputs: Any) -> tuple[Any, Any]:
+    """The same by `step`."""
+    assert subject.step is not None
+    state, outputs = subject.initial_state(subject.rows), []
+    for t in range(subject.steps):
+        y, state = subject.step(at(inputs, t), state)
+        outputs.append(y)
+    return join(outputs, torch.stack), state
+
+
+def cut(tree: Any, start: int, stop: int) -> Any:
+    """Some steps of [B, T, ...]."""
+    return map_tree(lambda x: x[:, start:stop], tree)
+
+
+def at(tree: Any, step: int) -> Any:
+    """One step of [B, T, ...] -> [B, ...]."""
+    return map_tree(lambda x: x[:, step], tree)
+
+
+def row(tree: Any, index: int) -> Any:
+    """One row of [B, ...], as a batch of one."""
+    return rows(tree, [index])
+
+
+def rows(tree: Any, indices: list[int]) -> Any:
+    """Some rows of [B, ...]."""
+    return map_tree(lambda x: x[indices], tree)
+
+
+def join(parts: list[Any], how: Callable) -> Any:
+    """Join trees of outputs along the axis of time."""
+    columns = [[leaf for _, leaf in leaves(part)] for part in parts]
+    joined = iter([how(column, dim=1) for column in zip(*columns, strict=True)])
+    return map_tree(lambda _: next(joined), parts[0])
+
+
+def fresh_copy(tree: Any) -> Any:
+    return map_tree(lambda leaf: leaf.detach().clone(), tree)
+
+
+def changed(inputs: Any, rows: Any = slice(None), steps: Any = slice(None), *, nan: bool = False) -> Any:
+    """The inputs with other values at these rows and steps: NaN, or other numbers of the same sort."""
+
+    def change(x: Tensor) -> Tensor:
+        x = x.clone()
+        if x.is_floating_point():
+            noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x)
+            x[rows, steps] = torch.nan if nan else x[rows, steps] + 0.5 * noise[rows, steps]
+        elif not nan:
+            x[rows, steps] = x.flip(1).roll(1, 0)[rows, steps]
+        return x
+
+    return map_tree(change, inputs)
+
+
+def probes(subject: Subject) -> list[bool]:
+    """Whether to change to NaN: other numbers first, since they say by how much."""
+    floating = any(x.is_floating_point() for _, x in leaves(subject.inputs))
+    return [False, True] if subject.probe_nan and floating else [False]
+
+
+def flags(subject: Subject, value: bool, *places: tuple[int, int]) -> Tensor:
+    """bool [B, T]: `value`, but its opposite at these (row, step)."""
+    device = next(leaves(subject.inputs))[1].device
+    out = torch.full((subject.rows, subject.steps), value, device=device)
+    for place in places:
+        out[place] = not value
+    return out
+
+
+def gradients_of(subject: Subject, split: tuple[int, ...]) -> dict[str, Tensor]:
+    """Of a weighted sum of outputs and last state, to inputs, first state and parameters."""
+    inputs = map_tree(_leaf, subject.inputs)
+    state = map_tree(
+        lambda leaf: leaf if leaf.requires_grad else _leaf(leaf), subject.initial_state(subject.rows)
+    )
+    result = run_chunks(subject, inputs, split, state)
+    total = torch.zeros(())
+    for number, (_, tensor) in enumerate(leaves(result)):
+        if tensor.requires_grad:
+            total = total + (tensor * _weights(tensor, number)).sum()
+    named = {f"the input {name}".strip(): x for name, x in leaves(inputs)}
+    named |= {f"the first state's leaf {name!r}": leaf for name, leaf in leaves(state)}
+    if isinstance(subject.model, nn.Module):
+        named |= {f"the parameter {name!r}": p for name, p in subject.model.named_parameters()}
+    named = {name: tensor for name, tensor in named.items() if tensor.requires_grad}
+    if not total.requires_grad or not named:
+        return {}
+    found = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(tensor) if gradient is None else gradient
+        for (name, tensor), gradient in zip(named.items(), found, strict=True)
+    }
+
+
+def _weights(tensor: Tensor, seed: int) -> Tensor:
+    """Numbers that depend on the place alone, not on the size: a state that grew may be longer or shorter."""
+    phase = torch.full((), float(seed), device=tensor.device, dtype=tensor.dtype)
+    for axis, size in enumerate(tensor.shape):
+        phase = phase.unsqueeze(-1) + (axis + 1.7) * torch.arange(
+            size, device=tensor.device, dtype=tensor.dtype
+        )
+    return phase.cos()
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_(tensor.is_floating_point())

@@ -1,0 +1,117 @@
+"""Nested tensors of any make (tuples, NamedTuples, lists, dicts), and where two of them differ."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield (dotted name, tensor) for every tensor in `tree`."""
+    if isinstance(tree, Tensor):
+        yield prefix, tree
+        return
+    for name, part in _parts(tree):
+        yield from leaves(part, f"{prefix}.{name}" if prefix else str(name))
+
+
+def map_tree(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """A tree of the same make with `function` applied to every tensor."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if tree is None:
+        return None
+    parts = {name: map_tree(function, part) for name, part in _parts(tree)}
+    if isinstance(tree, dict):
+        return parts
+    return type(tree)(*parts.values()) if hasattr(tree, "_fields") else type(tree)(parts.values())
+
+
+def _parts(tree: Any) -> Iterator[tuple[Any, Any]]:
+    if tree is None:
+        return
+    if isinstance(tree, dict):
+        yield from tree.items()
+    elif isinstance(tree, tuple | list):
+        yield from zip(getattr(tree, "_fields", range(len(tree))), tree, strict=True)
+    else:
+        raise TypeError(f"a {type(tree).__name__}: expected tensors, or tuples, lists or dicts of them")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where two results differ."""
+
+    rows: tuple[int, ...]
+    step: int | None
+    """the first that differs; None: the outputs agree and the states after the last step do not"""
+    size: float
+    places: tuple[str, ...]
+
+    def of(self, numbers: Sequence[int]) -> "Difference":
+        """The same, where the rows compared were those with these numbers."""
+        return replace(self, rows=tuple(numbers[row] for row in self.rows))
+
+    def __str__(self) -> str:
+        rows = ", ".join(map(str, self.rows))
+        verb = f"rows {rows} differ" if len(self.rows) > 1 else f"row {rows} differs"
+        when = "in the state alone" if self.step is None else f"from step {self.step} on"
+        return f"{verb} {when}; largest difference {self.size:.3g} in {', '.join(self.places)}"
+
+
+def compare(
+    expected: tuple[Any, Any], came: tuple[Any, Any], tolerance: float = 0.0, *, first_step: int = 0
+) -> Difference | None:
+    """Compare two pairs of (outputs [B, T, ...], state with leaves [B, ...]).
+
+    Args:
+        expected: what should have come.
+        came: what came.
+        tolerance: what may differ, as a part of each tensor's largest value (or of 1); 0: nothing.
+        first_step: the number of the first step, for the message.
+    """
+    rows: set[int] = set()
+    steps: list[int] = []
+    places, largest = [], 0.0
+    for kind, tree, other in (("output", expected[0], came[0]), ("state leaf", expected[1], came[1])):
+        theirs = dict(leaves(other))
+        for name, tensor in leaves(tree):
+            far = _distance(tensor, theirs.get(name), tolerance)
+            if not far.any():
+                continue
+            rows.update(far.flatten(1).amax(1).nonzero().flatten().tolist())
+            if kind == "output":
+                steps.append(int(far.flatten(2).amax((0, 2)).nonzero()[0]) + first_step)
+            places.append(f"{kind} {name!r}" if name else kind.removesuffix(" leaf"))
+            largest = max(largest, float(far.max()))
+    return Difference(tuple(sorted(rows)), min(steps, default=None), largest, tuple(places)) if rows else None
+
+
+def _distance(expected: Tensor, came: Tensor | None, tolerance: float) -> Tensor:
+    """How far each number is off, [B, T, ...]: 0 within the tolerance, infinity for NaN or another shape."""
+    if came is not None:
+        expected, came = pad([expected.detach(), came.detach()])
+    if came is None or came.shape != expected.shape:
+        return torch.full((len(expected), 1, 1), torch.inf)
+    shape = (*expected.shape, *[1] * max(0, 3 - expected.dim()))
+    same = (expected == came) | (expected.isnan() & came.isnan())
+    allowed = tolerance * max(1.0, _largest(expected)) if expected.is_floating_point() else 0.0
+    off = (expected.double() - came.double()).abs().nan_to_num(torch.inf, torch.inf)
+    return torch.where(same | (off <= allowed), 0.0, off).reshape(shape)
+
+
+def _largest(tensor: Tensor) -> float:
+    finite = tensor[tensor.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def pad(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors of one length on axis 1: leaves that grow are padded with zeros."""
+    if tensors[0].dim() < 2 or len({t.shape[1] for t in tensors}) == 1:
+        return list(tensors)
+    longest = max(t.shape[1] for t in tensors)
+    return [
+        torch.cat([t, t.new_zeros(t.shape[0], longest - t.shape[1], *t.shape[2:])], dim=1) for t in tensors
+    ]

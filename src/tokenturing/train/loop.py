@@ -1,0 +1,184 @@
+"""Training, read top to bottom: streams in chunks, the state carried on, gradients cut between chunks."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenturing import state as states
+from tokenturing.checkpoint import load, save
+from tokenturing.errors import OptionError
+from tokenturing.models.recall import Perception, RecallModel
+from tokenturing.tasks.questions import ANSWERS, FACTS, KINDS, QUESTIONS, kind_of
+from tokenturing.tasks.recall import Batch, RecallConfig, RecallStreams
+from tokenturing.tasks.speech import SpeechBank, cached_bank
+from tokenturing.train.checkpoints import FILE, load_training, save_training
+from tokenturing.train.data import TokenRenderer, perceived, training_bank, training_streams
+from tokenturing.train.progress import RunLog
+from tokenturing.train.recipe import Recipe
+
+Report = Callable[[int, int, dict[str, Any]], None]
+"""called after each update with (updates done, updates in all, metrics so far)"""
+KIND_OF_QUESTION = torch.tensor([KINDS.index(kind_of(q)) for q in range(len(QUESTIONS))])
+
+
+def build_model(recipe: Recipe) -> RecallModel:
+    """The untrained model of a recipe, behind its frozen perception."""
+    perception = load(recipe.perception)
+    if not isinstance(perception, Perception):
+        raise OptionError(f"perception={recipe.perception!r} is a {type(perception).__name__}: expected a Perception")
+    torch.manual_seed(recipe.train.seed)
+    model = RecallModel(
+        recipe.model.memory, recipe.model.options, len(QUESTIONS), len(ANSWERS), FACTS, perception.config["width"]
+    )
+    model.perception.load_state_dict(perception.state_dict())
+    model.perception.requires_grad_(False)
+    return model
+
+
+def losses(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the answers asked for, and of all facts at every step."""
+    asked = batch.question >= 0
+    answer = F.cross_entropy(logits[:, :, 0][asked], batch.answer[asked])
+    return answer, F.cross_entropy(logits[:, :, 1:].flatten(0, 2), batch.facts.flatten())
+
+
+def rate_at(update: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine down to a hundredth."""
+    train = recipe.train
+    cosine = 0.5 * (1 + math.cos(math.pi * update / train.updates))
+    return train.rate * min(1.0, (update + 1) / train.warmup) * (0.01 + 0.99 * cosine)
+
+
+@torch.no_grad()
+def validate(model: RecallModel, batches: list[Batch]) -> dict[str, float]:
+    """Accuracy by kind of question on consecutive chunks, the first quarter of which only fills the memory."""
+    right, count = np.zeros(len(KINDS)), np.zeros(len(KINDS))
+    state = None
+    for index, batch in enumerate(batches):
+        logits, state = model(perceived(batch, model.perception), state, batch.reset)
+        if index < len(batches) // 4:
+            continue
+        asked = batch.question >= 0
+        kinds = KIND_OF_QUESTION[batch.question[asked]].numpy()
+        np.add.at(right, kinds, (logits[:, :, 0].argmax(-1) == batch.answer)[asked].numpy())
+        np.add.at(count, kinds, 1)
+    return {kind: float(r / c) for kind, r, c in zip(KINDS, right, count, strict=True) if c}
+
+
+def validation_batches(model: RecallModel, bank: SpeechBank, recipe: Recipe, chunks: int = 12) -> list[Batch]:
+    """Fixed streams of validation images and voices."""
+    config = RecallConfig(split="validation", without_modality=0.0, longest=recipe.data.longest)
+    renderer = TokenRenderer(model.perception, bank, config)
+    streams = RecallStreams(48, 64, bank, config, seed=99, renderer=renderer)
+    return [next(streams) for _ in range(chunks)]
+
+
+class Training:
+    """One run: everything that changes while it goes on.
+
+    Args:
+        recipe: what to train.
+        folder: of the run; a checkpoint in it is gone on from.
+        bank: the voices to train on; None: those of the recipe.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, bank: SpeechBank | None = None):
+        torch.set_num_threads(recipe.train.threads)
+        self.recipe, self.folder = recipe, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.bank, self.human_speakers = (bank, ()) if bank is not None else training_bank(recipe)
+        self.model = build_model(recipe)
+        self.streams = training_streams(recipe, self.bank, self.model.perception)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, recipe.train.rate, betas=(0.9, 0.98), weight_decay=recipe.train.weight_decay
+        )
+        self.state: Any = None
+        self.update = 0
+        self.seconds = 0.0
+        self.skipped = 0
+        if (folder / FILE).exists():
+            self._resume()
+
+    def _resume(self) -> None:
+        # An update of zeros gives the optimiser its tensors, so that their names and shapes are known.
+        self.state, progress = load_training(
+            self.folder, self.model, self.optimizer, self.model.initial_state(self.recipe.train.rows)
+        )
+        if progress["recipe"] != _plain(self.recipe):
+            raise OptionError(f"{self.folder} holds a run of another recipe: choose another --out, or delete it")
+        self.update, self.seconds, self.skipped = progress["update"], progress["seconds"], progress["skipped"]
+        self.streams.restore(progress["streams"])
+
+    def save(self) -> None:
+        """Write all that is needed to go on."""
+        progress = {
+            "update": self.update, "seconds": self.seconds, "skipped": self.skipped,
+            "streams": self.streams.state(), "recipe": _plain(self.recipe),
+        }  # fmt: skip
+        save_training(self.folder, self.model, self.optimizer, self.state, progress)
+
+    def advance(self) -> dict[str, float]:
+        """One update -> its losses."""
+        began = time.perf_counter()
+        batch = next(self.streams)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate_at(self.update, self.recipe)
+        logits, state = self.model(perceived(batch, self.model.perception), self.state, batch.reset)
+        answer, facts = losses(logits, batch)
+        self.optimizer.zero_grad()
+        (answer + self.recipe.train.facts * facts).backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.train.clip)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        else:
+            self.skipped += 1
+        self.state = states.detach(state)
+        self.update += 1
+        self.seconds += time.perf_counter() - began
+        return {"loss": answer.item(), "facts": facts.item(), "rate": self.optimizer.param_groups[0]["lr"]}
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON would give it back."""
+    import json
+
+    return json.loads(json.dumps(recipe.to_dict()))
+
+
+def train(recipe: Recipe, folder: Path, *, bank: SpeechBank | None = None, report: Report | None = None) -> RecallModel:
+    """Train a recipe to its end, from where its folder's checkpoint stands, and save the model in `folder/model`."""
+    run = Training(recipe, folder, bank)
+    log = RunLog(folder, run.update)
+    validation = validation_batches(run.model, cached_bank("validation") if bank is None else bank, recipe)
+    total = recipe.train.updates
+    metrics: dict[str, Any] = {}
+    while run.update < total:
+        metrics |= run.advance()
+        if run.update % recipe.train.evaluate_every == 0 or run.update == total:
+            metrics["validation"] = validate(run.model, validation)
+            log.write(run.update, **metrics, **metrics["validation"], seconds=round(run.seconds, 1))
+        elif run.update % 10 == 0:
+            log.write(run.update, **{k: metrics[k] for k in ("loss", "facts", "rate")}, seconds=round(run.seconds, 1))
+        if run.update % recipe.train.save_every == 0 or run.update == total:
+            run.save()
+        if report:
+            report(run.update, total, metrics)
+    log.close()
+    save(run.model, folder / "model", notes=run_notes(run, metrics))
+    return run.model
+
+
+def run_notes(run: Training, metrics: dict[str, Any]) -> dict[str, Any]:
+    """What stands beside weights: recipe, seed, time, figures."""
+    return {
+        "recipe": _plain(run.recipe), "seconds": round(run.seconds), "updates_skipped": run.skipped,
+        "human_speakers": list(run.human_speakers), "validation": metrics.get("validation", {}),
+    }  # fmt: skip

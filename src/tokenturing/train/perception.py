@@ -1,0 +1,131 @@
+"""Training of the eyes and ears on single steps, before any memory stands behind them."""
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenturing.models.recall import Perception
+from tokenturing.tasks.digits import digit_images
+from tokenturing.tasks.questions import NOTHING
+from tokenturing.tasks.recall import TAIL
+from tokenturing.tasks.scenes import NoisePool, clutter_bank, random_sighting, render_digits
+from tokenturing.tasks.speech import SpeechBank
+
+CLEAR = 4
+"""steps after the end of a word in which it is to be recognised"""
+FADED = 6
+"""steps after the end of a word from which on nothing is to be recognised"""
+
+
+class Glances:
+    """Single frames, some with a digit.
+
+    Args:
+        split: of the images.
+        seed: of clutter and noise.
+        noise: standard deviation of the pixel noise, at most.
+    """
+
+    def __init__(self, split: str, seed: int = 0, noise: float = 0.12):
+        images, labels = digit_images(split)
+        self.images, self.labels = torch.from_numpy(images), torch.from_numpy(labels)
+        self.clutter, self.pool, self.noise = clutter_bank(seed), NoisePool(seed), noise
+
+    def draw(self, count: int, rng: np.random.Generator, share: float = 0.6) -> tuple[Tensor, Tensor]:
+        """frames [count, 32, 32] and the digit in each, NOTHING where there is none."""
+        index = rng.integers(0, len(self.labels), count)
+        seen = [random_sighting(rng, 0, 8, -1, int(i)) for i in index]
+        digits = render_digits(
+            self.images[index],
+            torch.tensor([s.centre(int(step)) for s, step in zip(seen, rng.integers(0, 8, count), strict=True)]),
+            torch.tensor([s.size for s in seen]),
+            torch.tensor([s.turn for s in seen]),
+        ) * torch.tensor([s.brightness for s in seen]).view(-1, 1, 1)
+        present = torch.from_numpy(rng.random(count) < share)
+
+        def strength(most: float) -> Tensor:
+            return torch.from_numpy(rng.uniform(0, most, (count, 1, 1)).astype(np.float32))
+
+        scene = self.clutter[rng.integers(0, len(self.clutter), count)] * strength(0.8)
+        scene = scene + self.pool.draw(count, rng) * strength(self.noise)
+        frames = torch.where(present.view(-1, 1, 1), torch.maximum(scene, digits + 0.3 * scene), scene)
+        return frames.clamp(0, 1), torch.where(present, self.labels[index], NOTHING)
+
+
+def draw_sounds(bank: SpeechBank, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Speech embeddings [count, 96] and the digit just heard, NOTHING for none, -1 where it is not clear.
+
+    Half are taken in and after words, each speaker equally often, half from the background.
+    """
+    half = count // 2
+    speaker = rng.integers(0, len(bank.speakers), 4 * half)
+    clips_of = [np.flatnonzero(bank.speaker == s) for s in range(len(bank.speakers))]
+    clips = np.array([rng.choice(clips_of[s]) for s in speaker[:half] if len(clips_of[s])])
+    step = rng.integers(0, bank.length[clips] + TAIL)
+    after = step - bank.length[clips]
+    label = np.where((after >= 0) & (after < CLEAR), bank.digit[clips], -1)
+    label = np.where((after >= FADED) | (step == 0), NOTHING, label)
+    kinds, length = bank.ambient.shape[:2]
+    ambient = bank.ambient[rng.integers(0, kinds, half), rng.integers(0, length, half)]
+    sounds = np.concatenate([bank.clips[clips, step], ambient]).astype(np.float32)
+    return torch.from_numpy(sounds), torch.from_numpy(np.concatenate([label, np.full(half, NOTHING)]))
+
+
+def train_perception(
+    bank: SpeechBank, *, updates: int = 2500, seed: int = 0, rate: float = 2e-3, width: int = 64,
+    report: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> Perception:  # fmt: skip
+    """Train frames and sound to tell digits, noise and clutter on single steps.
+
+    Args:
+        bank: of training voices.
+        updates: of 256 frames and 512 sounds each.
+        seed: of everything drawn.
+        rate: peak learning rate.
+        width: D of the tokens.
+        report: called with (updates done, in all, metrics).
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    glances = Glances("train", seed)
+    model = Perception(width)
+    model.sound.normalize_by(draw_sounds(bank, 8192, rng)[0])
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.02)
+    began = time.perf_counter()
+    for update in range(updates):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1, (update + 1) / 50) * 0.5 * (1 + math.cos(math.pi * update / updates))
+        frames, visible = glances.draw(256, rng)
+        sounds, spoken = draw_sounds(bank, 512, rng)
+        seen = model.seen(model.frames(frames).flatten(-2))
+        heard = model.heard(model.sound(sounds).squeeze(-2))
+        loss = F.cross_entropy(seen, visible, label_smoothing=0.02)
+        loss = loss + F.cross_entropy(heard, spoken, ignore_index=-1, label_smoothing=0.02)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if report:
+            report(update + 1, updates, {"loss": loss.item(), "seconds": time.perf_counter() - began})
+    return model.eval()
+
+
+@torch.no_grad()
+def perception_figures(model: Perception, bank: SpeechBank, split: str, count: int = 8192) -> dict[str, float]:
+    """Shares on single steps of a split: digits told right, digits missed, nothing taken for a digit."""
+    rng = np.random.default_rng(5)
+    frames, visible = Glances(split, 1).draw(count, rng)
+    sounds, spoken = draw_sounds(bank, count, rng)
+    seen = model.seen(model.frames(frames).flatten(-2)).argmax(-1)
+    heard = model.heard(model.sound(sounds).squeeze(-2)).argmax(-1)
+    figures = {}
+    for name, found, truth in (("seen", seen, visible), ("heard", heard, spoken)):
+        digit, nothing = (truth >= 0) & (truth < NOTHING), truth == NOTHING
+        figures[f"{name} right"] = float((found == truth)[digit].float().mean())
+        figures[f"{name} missed"] = float((found == NOTHING)[digit].float().mean())
+        figures[f"{name} false alarms"] = float((found != NOTHING)[nothing].float().mean())
+    return figures

@@ -1,0 +1,453 @@
+"""What is special about each baseline, and the laws that all of them keep."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tokenturing import state as states
+from tokenturing.baselines import (
+    GRU,
+    LSTM,
+    FullTransformer,
+    Memoryless,
+    RecurrentTransformer,
+    Retrieval,
+    TemporalMixer,
+    WindowTransformer,
+    chunked,
+)
+from tokenturing.baselines.causal import rotate
+from tokenturing.baselines.embedding import StepEmbedding
+from tokenturing.baselines.history import timeline
+from tokenturing.errors import OptionError
+from tokenturing.models.contract import RecurrentModel
+
+B, T, N, D, R, W = 3, 9, 3, 16, 2, 4
+COMMON = {"input_tokens": N, "read_tokens": R}
+MODELS = {
+    "LSTM": lambda **o: LSTM(D, layers=2, hidden=12, **COMMON | o),
+    "GRU": lambda **o: GRU(D, layers=2, hidden=12, **COMMON | o),
+    "Memoryless": lambda **o: Memoryless(D, **COMMON | o),
+    "WindowTransformer": lambda **o: WindowTransformer(D, 2, 2, window=W, **COMMON | o),
+    "FullTransformer": lambda **o: FullTransformer(D, 2, 2, **COMMON | o),
+    "RecurrentTransformer": lambda **o: RecurrentTransformer(D, 4, 2, 2, **COMMON | o),
+    "TemporalMixer": lambda **o: TemporalMixer(D, window=W, **COMMON | o),
+    "Retrieval": lambda **o: Retrieval(D, 2, 2, nearest=3, **COMMON | o),
+}
+CHUNKED = ("WindowTransformer", "FullTransformer", "Retrieval")
+GROWING = ("FullTransformer", "Retrieval")
+every = pytest.mark.parametrize("name", MODELS)
+
+
+def build(name: str, **options) -> RecurrentModel:
+    torch.manual_seed(0)
+    return MODELS[name](**options).eval()
+
+
+def tokens(rows: int = B, steps: int = T, seed: int = 1) -> Tensor:
+    return torch.randn(rows, steps, N, D, generator=torch.Generator().manual_seed(seed))
+
+
+def flags(probability: float, *shape: int, seed: int = 2) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < probability
+
+
+def assert_same(a, b, tolerance: float = 1e-5) -> None:
+    """Equal states, growing leaves compared up to columns of zeros."""
+    for (name, left), (_, right) in zip(states.leaves(a), states.leaves(b), strict=True):
+        padded = states._pad([left, right])
+        torch.testing.assert_close(padded[0], padded[1], rtol=tolerance, atol=tolerance, msg=name)
+
+
+def gradients(model: RecurrentModel, y: Tensor, state) -> dict[str, Tensor]:
+    """Of a loss on the outputs and on the last state."""
+    model.zero_grad()
+    loss = (y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum()
+    loss = loss + sum(leaf.square().sum() for _, leaf in states.leaves(state) if leaf.is_floating_point())
+    loss.backward()
+    return {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> None:
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def run_steps(model: RecurrentModel, x: Tensor, mask: Tensor | None = None):
+    state, outputs = model.initial_state(len(x)), []
+    for t in range(x.shape[1]):
+        y, state = model.step(x[:, t], state, token_mask=None if mask is None else mask[:, t])
+        outputs.append(y)
+    return torch.stack(outputs, 1), state
+
+
+def run_chunks(model: RecurrentModel, x: Tensor, sizes: tuple[int, ...], **per_step: Tensor):
+    state, outputs, start = None, [], 0
+    for size in sizes:
+        part = {k: v[:, start : start + size] for k, v in per_step.items()}
+        y, state = model(x[:, start : start + size], state, **part)
+        outputs.append(y)
+        start += size
+    return torch.cat(outputs, 1), state
+
+
+# The laws
+
+
+@every
+@pytest.mark.parametrize("input_tokens", [N, None])
+def test_whole_is_chunks_is_steps(name, input_tokens):
+    model, x = build(name, input_tokens=input_tokens), tokens()
+    mask = flags(0.7, B, T, N)
+    y, state = model(x, token_mask=mask)
+    assert y.shape == (B, T, R, D)
+    expected = gradients(model, y, state)
+    for other, after in (run_chunks(model, x, (2, 1, 6), token_mask=mask), run_steps(model, x, mask)):
+        assert_close(y, other)
+        assert_same(state, after)
+        for key, gradient in gradients(model, other, after).items():
+            torch.testing.assert_close(gradient, expected[key], rtol=1e-4, atol=2e-5, msg=key)
+
+
+@every
+def test_memory_reaches_the_output_except_where_there_is_none(name):
+    """The control: if no model remembered, the laws above would say little."""
+    model, x = build(name), tokens()
+    changed = x.clone()
+    changed[:, -2] = tokens(seed=9)[:, -2]
+    difference = (model(x)[0][:, -1] - model(changed)[0][:, -1]).abs().max()
+    assert (difference == 0) if name == "Memoryless" else (difference > 1e-4)
+
+
+@every
+def test_a_row_alone_is_the_row_among_strangers(name):
+    model, x = build(name), tokens()
+    reset, active = flags(0.2, B, T), flags(0.7, B, T, seed=3)
+    y, state = model(x, None, reset, active)
+    alone, after = model(x[1:2], None, reset[1:2], active[1:2])
+    assert_close(y[1:2], alone)
+    assert_same(states.take(state, [1]), after)
+
+
+@every
+def test_a_reset_restarts_exactly_its_rows(name):
+    model, x = build(name), tokens()
+    reset = torch.zeros(B, T, dtype=torch.bool)
+    reset[1, 5] = True
+    y, state = model(x, None, reset)
+    plain, plain_state = model(x)
+    fresh, fresh_state = model(x[1:2, 5:])
+    assert_close(y[[0, 2]], plain[[0, 2]])
+    assert_same(states.take(state, [0, 2]), states.take(plain_state, [0, 2]))
+    assert_close(y[1:2, 5:], fresh)
+    assert_same(states.take(state, [1]), fresh_state)
+
+
+@every
+def test_an_inactive_row_is_unchanged_to_the_bit(name):
+    model, x = build(name), tokens()
+    _, state = model(x)
+    x[1, 3:] = torch.nan
+    active = torch.ones(B, T, dtype=torch.bool)
+    active[1] = False
+    with torch.no_grad():
+        y, after = model(x[[0, 1, 2]].nan_to_num(), state, None, active)
+        assert not y[1].any()
+        assert_same(states.take(after, [1]), states.take(state, [1]), tolerance=0.0)
+        torch.testing.assert_close(y, model(x, state, None, active)[0], rtol=0, atol=0)
+
+
+@every
+@pytest.mark.parametrize("input_tokens", [N, None])
+def test_masked_tokens_change_nothing(name, input_tokens):
+    model, x = build(name, input_tokens=input_tokens), tokens()
+    mask = flags(0.6, B, T, N)
+    mask[0, 4] = False
+    mask[1] = False
+    dirty = torch.where(mask.unsqueeze(-1), x, torch.nan)
+    y, state = model(x, token_mask=mask)
+    other, after = model(dirty, token_mask=mask)
+    torch.testing.assert_close(y, other, rtol=0, atol=0)
+    assert_same(state, after, tolerance=0.0)
+    assert all(g.isfinite().all() for g in gradients(model, other, after).values())
+    assert_close(model(x)[0], model(x, token_mask=torch.ones_like(mask))[0])
+    zeros = torch.where(mask.unsqueeze(-1), x, 0.0)
+    assert (model(zeros)[0] - y).abs().max() > 1e-3, "an absent token is not a token of zeros"
+
+
+@every
+def test_states_keep_their_size_or_grow_by_design(name):
+    model = build(name)
+    sizes = [states.nbytes(model(tokens(steps=steps))[1]) for steps in (5, 10, 20)]
+    if name in GROWING:
+        assert sizes[0] < sizes[1] < sizes[2]
+    else:
+        assert sizes[0] == sizes[1] == sizes[2]
+
+
+@every
+def test_bptt_cuts_gradients_and_recompute_does_not(name):
+    model, x = build(name), tokens()
+    x.requires_grad_()
+    y, _ = model(x, recompute=4)
+    (again,) = torch.autograd.grad(y[:, -1].sum(), x)
+    y, _ = model(x)
+    (full,) = torch.autograd.grad(y[:, -1].sum(), x)
+    assert_close(again, full)
+    y, _ = model(x, bptt=6)
+    (cut,) = torch.autograd.grad(y[:, -1].sum(), x)
+    assert not cut[:, :6].any()
+    assert cut[:, 8].any()
+
+
+@every
+def test_the_same_options_build_the_same_model(name):
+    model = build(name, dropout=0.1)
+    twin = type(model)(**model.config).eval()
+    twin.load_state_dict(model.state_dict())
+    assert_close(twin(tokens())[0], model(tokens())[0])
+    assert (model.width, model.output_tokens, model.input_tokens) == (D, R, N)
+    with pytest.raises(OptionError, match="read_tokens=0"):
+        build(name, read_tokens=0)
+    with pytest.raises(OptionError, match="dropout"):
+        build(name, dropout=1.0)
+
+
+@every
+@torch.no_grad()
+def test_step_compiles_whole(name):
+    torch._dynamo.reset()  # all models share the code of `step`, and so its limit of compilations
+    model = build(name)
+    compiled = torch.compile(model.step, fullgraph=True, backend="aot_eager")
+    mask = flags(0.7, B, T, N)
+    state = expected_state = model.initial_state(B)
+    for t in range(4):
+        y, state = compiled(tokens()[:, t], state, token_mask=mask[:, t])
+        expected, expected_state = model.step(tokens()[:, t], expected_state, token_mask=mask[:, t])
+        assert_close(y, expected)
+    assert_same(state, expected_state)
+
+
+class Step(nn.Module):
+    def __init__(self, model: RecurrentModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, state, token_mask: Tensor):
+        return self.model.step(x, state, token_mask=token_mask)
+
+
+@every
+def test_step_exports_with_dynamic_sizes(name):
+    model = build(name)
+    rows, columns = torch.export.Dim("rows", min=1), torch.export.Dim("columns", min=3)
+    _, state = model(tokens(2, 5))
+    shapes = states.map_state(
+        lambda leaf: {0: rows, 1: columns} if name in GROWING and leaf.dim() > 1 else {0: rows}, state
+    )
+    x, mask = tokens(2, 1)[:, 0], flags(0.7, 2, N)
+    exported = torch.export.export(
+        Step(model), (x, state, mask), dynamic_shapes=({0: rows}, shapes, {0: rows}), strict=False
+    ).module()
+    for batch, history in ((1, 4), (4, 7)):
+        _, state = model(tokens(batch, history, seed=5))
+        x, mask = tokens(batch, 1, seed=6)[:, 0], flags(0.7, batch, N, seed=7)
+        y, after = exported(x, state, mask)
+        expected, expected_state = model.step(x, state, token_mask=mask)
+        assert_close(y, expected)
+        assert_same(after, expected_state)
+
+
+# Side by side = the loop over steps
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+def test_chunks_side_by_side_equal_the_scan(name, monkeypatch):
+    """The readable twin is the scan itself, one step after another."""
+    monkeypatch.setattr(chunked, "CHUNK", 7)
+    model, x = build(name), tokens(5, 20)
+    mask, reset, active = flags(0.7, 5, 20, N), flags(0.15, 5, 20, seed=3), flags(0.7, 5, 20, seed=4)
+    y, state = model(x, None, reset, active, mask)
+    twin, twin_state = RecurrentModel.forward(model, x, None, reset, active, mask)
+    assert_close(y, twin)
+    assert_same(state, twin_state)
+    expected = gradients(model, twin, twin_state)
+    for key, gradient in gradients(model, *model(x, None, reset, active, mask)).items():
+        torch.testing.assert_close(gradient, expected[key], rtol=1e-4, atol=2e-5, msg=key)
+
+
+def test_timeline_counts_active_steps_since_the_reset():
+    reset = torch.tensor([[False, False, True, False, False]])
+    active = torch.tensor([[True, False, True, True, False]])
+    times = timeline(torch.tensor([10]), 5, reset, active)
+    assert times.position.tolist() == [[10, 11, 0, 1, 2]]
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_a_call_drops_columns_that_no_row_uses(name):
+    model = build(name)
+    reset = torch.zeros(B, T, dtype=torch.bool)
+    reset[:, -1] = True
+    _, state = model(tokens(), None, reset)
+    _, after = model(tokens(steps=2), state)
+    longest = int(after.steps.max())
+    assert longest == 3
+    assert after[0].shape[1] <= longest + model.config.get("nearest", 0)
+
+
+# Each by itself
+
+
+def recurrent_twin(model, kind: type[nn.RNNBase]) -> nn.RNNBase:
+    """torch.nn's own layer with the same weights."""
+    layer = model.layers[0]
+    twin = kind(D, model.hidden, batch_first=True)
+    for ours, theirs in ((layer.input, "ih_l0"), (layer.recurrent, "hh_l0")):
+        getattr(twin, f"weight_{theirs}").data.copy_(ours.weight)
+        getattr(twin, f"bias_{theirs}").data.copy_(ours.bias)
+    return twin
+
+
+@pytest.mark.parametrize(("kind", "twin"), [(LSTM, nn.LSTM), (GRU, nn.GRU)])
+def test_recurrent_layer_equals_torch(kind, twin):
+    torch.manual_seed(0)
+    model = kind(D, hidden=12, **COMMON)
+    nn.init.normal_(model.layers[0].recurrent.bias)
+    y, state = model(tokens())
+    embedding, layer = model.embedding(tokens()), model.layers[0]
+    hidden, last = recurrent_twin(model, twin)(layer.norm(embedding))
+    assert_close(y, model.head(embedding + layer.out(hidden)))
+    last = last if isinstance(last, tuple) else (last,)
+    for ours, theirs in zip(state, last, strict=True):
+        assert_close(ours[:, 0], theirs[0])
+
+
+def test_gates_begin_by_keeping():
+    assert (LSTM(D).layers[0].input.bias.view(4, D)[1] == 1).all()
+    assert (GRU(D).layers[0].input.bias.view(3, D)[1] == 1).all()
+    write, forget = LSTM(D, horizon=1000).layers[0].input.bias.view(4, D)[:2]
+    assert 0 < forget.min() < forget.max() < math.log(1000)
+    assert torch.equal(write, -forget)
+    with pytest.raises(OptionError, match="horizon"):
+        GRU(D, horizon=1)
+
+
+def attend_readably(model, x: Tensor, window: int) -> Tensor:
+    """The causal Transformer over one whole sequence [T, D], a query and a head at a time."""
+    positions = torch.arange(len(x))
+    phase = 2 * math.pi * (positions[:, None] % model.periods) / model.periods
+    for block in model.blocks:
+        query, key, value = block.query_key_value(block.attention_norm(x)).chunk(3, dim=-1)
+        size = D // block.heads
+        heads = []
+        for head in range(block.heads):
+            part = slice(head * size, (head + 1) * size)
+            q, k = (rotate(p[:, part][None, None], phase.cos(), phase.sin())[0, 0] for p in (query, key))
+            rows = []
+            for t in range(len(x)):
+                seen = range(max(0, t - window + 1), t + 1)
+                sharpness = 1 + block.sharpness[head, 0, 0] * math.log(len(seen))
+                scores = [
+                    sharpness * (q[t] @ k[j]) / math.sqrt(size) - block.slope[head, 0, 0] * math.log1p(t - j)
+                    for j in seen
+                ]
+                rows.append(torch.stack(scores).softmax(0) @ value[list(seen)][:, part])
+            heads.append(torch.stack(rows))
+        x = x + block.out(torch.cat(heads, dim=-1))
+        x = x + block.mlp(block.mlp_norm(x))
+    return model.head(x)
+
+
+@pytest.mark.parametrize("name", ["WindowTransformer", "FullTransformer"])
+def test_causal_attention_equals_the_readable_one_however_often_the_ring_wraps(name):
+    model, x = build(name), tokens(1, 3 * W + 2)
+    window = W if name == "WindowTransformer" else 10**9
+    expected = attend_readably(model, model.embedding(x)[0], window)
+    assert_close(model(x)[0][0], expected)
+    assert_close(run_steps(model, x)[0][0], expected)
+
+
+def test_a_window_that_holds_everything_is_the_full_transformer():
+    full, x = build("FullTransformer"), tokens()
+    options = full.config | {"window": T}
+    window = WindowTransformer(**options).eval()
+    window.load_state_dict(full.state_dict())
+    assert_close(window(x)[0], full(x)[0])
+    narrow = WindowTransformer(**options | {"window": T - 1}).eval()
+    narrow.load_state_dict(full.state_dict())
+    assert_close(narrow(x)[0][:, : T - 1], full(x)[0][:, : T - 1])
+    assert (narrow(x)[0][:, -1] - full(x)[0][:, -1]).abs().max() > 1e-5
+
+
+def test_the_ring_holds_the_newest_steps_in_their_places():
+    model = build("WindowTransformer")
+    state = model.initial_state(1)
+    for t in range(2 * W + 1):
+        _, following = model.step(tokens(1)[:, t % T], state)
+        changed = (following.cache != state.cache).flatten(2).any(2)[0]
+        assert changed.nonzero().flatten().tolist() == [t % W]
+        state = following
+
+
+@pytest.mark.parametrize("steps", [W * 1000, W * 10**9])
+def test_phases_are_exact_after_any_number_of_steps(steps):
+    model, x = build("WindowTransformer"), tokens()
+    start = model.initial_state(B)
+    early = model(x, start._replace(steps=torch.full((B,), W)))[0]
+    late = model(x, start._replace(steps=torch.full((B,), steps)))[0]
+    assert_close(early, late)
+
+
+def retrieval_pieces(model: Retrieval, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return model.query_key_value(model.norm(model.embedding(x)[0])).chunk(3, dim=-1)
+
+
+def test_retrieval_with_room_for_all_is_full_softmax_attention():
+    few = build("Retrieval")
+    model = Retrieval(**few.config | {"nearest": T}).eval()
+    more = Retrieval(**few.config | {"nearest": 2 * T}).eval()
+    for twin in (model, more):
+        twin.load_state_dict(few.state_dict())
+    x = tokens(1)
+    assert_close(model(x)[0], more(x)[0])
+    assert (model(x)[0] - few(x)[0]).abs().max() > 1e-5
+    query, key, value = retrieval_pieces(model, x)
+    entries = torch.stack([key, value], 1)[None]
+    found = model.look_up(query[None], entries, model.initial_state(1), timeline(torch.zeros(1).long(), T))
+    for t in range(1, T):
+        age = torch.arange(t, 0, -1)
+        scores = key[:t] @ query[t] / math.sqrt(D) - model.slope * age.log1p()
+        assert_close(found.weights[0, t] @ found.values[0, t], scores.softmax(0) @ value[:t])
+
+
+def test_retrieval_finds_the_nearest_and_their_ages():
+    model, x = build("Retrieval"), tokens(1, 20)
+    query, key, value = retrieval_pieces(model, x)
+    _, state = model(x[:, :19])
+    entries = torch.stack([key[19:], value[19:]], 1)[None]
+    found = model.look_up(query[None, 19:], entries, state, timeline(state.steps, 1))
+    age = torch.arange(19, 0, -1)
+    scores = key[:19] @ query[19] / math.sqrt(D) - model.slope * age.log1p()
+    best = scores.topk(3).indices
+    assert torch.equal(found.ages[0, 0], age[best])
+    assert_close(found.values[0, 0], value[best])
+
+
+def test_temporal_mixer_is_the_mixer_over_the_newest_steps():
+    model, x = build("TemporalMixer"), tokens(1)
+    embedding = model.embedding(x)[0]
+    padded = torch.cat([model.before.expand(W - 1, D), embedding])
+    expected = torch.stack([model.head(model.mixer(padded[None, t : t + W])[0, -1]) for t in range(T)])
+    assert_close(model(x)[0][0], expected)
+
+
+def test_step_embedding_reads_nothing_in_absent_tokens():
+    for input_tokens in (N, None):
+        embedding = StepEmbedding(D, input_tokens)
+        x, mask = torch.randn(N, D), torch.tensor([True, False, True])
+        x[1] = 0
+        masked = embedding(x, mask)
+        if input_tokens is None:
+            assert_close(masked, embedding(x[mask]))
+        assert embedding(x, torch.zeros(N, dtype=torch.bool)).isfinite().all()

@@ -1,0 +1,105 @@
+"""Laws: torch.compile (no graph breaks) and torch.export (any batch size) give what eager gives."""
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+import broken
+import laws
+from tokenturing import state as states
+from tokenturing.models.contract import RecurrentModel
+from zoo import GROWING, ZOO, build, inputs, worn_state
+
+COMPILED = [name for name in ZOO if name not in ("dropout-in-evaluation", "LSTM-fixed-tokens")]
+"""their graphs are those of others here"""
+STREAM = laws.stream_of(3)
+
+
+@pytest.fixture(autouse=True)
+def forget_graphs() -> Any:
+    torch.compiler.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    torch.compiler.reset()
+
+
+def two_steps(model: RecurrentModel) -> tuple[Tensor, Any, dict[str, Tensor]]:
+    return inputs(model, laws.ROWS, 2), worn_state(model, laws.ROWS), STREAM.flags(0, 2)
+
+
+def compiled_is_eager(model: RecurrentModel, backend: str = "aot_eager") -> None:
+    """Outputs, state and gradients of two steps, with resets, inactive rows and absent tokens."""
+    x, state, flags = two_steps(model)
+
+    def run(model: Any, x: Tensor, state: Any) -> laws.Result:
+        return model(x, state, **flags)
+
+    wanted = laws.gradients(run, model, x, state)
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    came = laws.gradients(lambda _, x, state: run(compiled, x, state), model, x, state)
+    laws.assert_same_gradients(wanted, came, f"torch.compile with {backend}")
+    with torch.no_grad():
+        laws.assert_same(run(model, x, state), run(compiled, x, state), f"torch.compile with {backend}")
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compile(name: str) -> None:
+    compiled_is_eager(build(name))
+
+
+def test_compile_with_inductor() -> None:
+    compiled_is_eager(build("gated"), "inductor")
+
+
+def test_compile_control_fails() -> None:
+    compiled_is_eager(broken.make(broken.Sound))
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        compiled_is_eager(broken.make(broken.Branching))
+
+
+# --- export
+
+
+class Step(nn.Module):
+    """One step as the graph that is exported: state in, state out."""
+
+    def __init__(self, model: RecurrentModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, state: Any, token_mask: Tensor) -> tuple[Tensor, Any]:
+        return self.model.step(x, state, token_mask=token_mask)
+
+
+def exported_is_eager(model: RecurrentModel, *, grows: bool = False) -> None:
+    """Exported with 3 rows, run with 3 and with 5."""
+    x, state, flags = two_steps(model)
+    batch, length = Dim("batch", max=64), Dim("length", max=1024)
+    axes = {0: batch, 1: length} if grows else {0: batch}
+    shapes = states.map_state(lambda leaf: axes if leaf.dim() > 1 else {0: batch}, state)  # type: ignore[arg-type]
+    example = (x[:, 0], state, flags["token_mask"][:, 0])
+    with torch.no_grad():
+        program = torch.export.export(
+            Step(model), example, dynamic_shapes=({0: batch}, shapes, {0: batch}), strict=False
+        ).module()
+        for rows in (laws.ROWS, 5):
+            x, state = inputs(model, rows, 1, seed=8)[:, 0], worn_state(model, rows, steps=4, seed=9)
+            mask = torch.arange(rows * x.shape[1]).view(rows, -1) % 4 > 0
+            expected = model.step(x, state, token_mask=mask)
+            laws.assert_same(expected, program(x, state, mask), f"torch.export with {rows} rows")
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_export(name: str) -> None:
+    exported_is_eager(build(name), grows=name in GROWING)
+
+
+def test_export_control_fails() -> None:
+    exported_is_eager(broken.make(broken.Sound))
+    with pytest.raises((AssertionError, torch._dynamo.exc.UserError, RuntimeError)):
+        exported_is_eager(broken.make(broken.OneBatch))
