@@ -88,7 +88,9 @@ class Mutating(Sound):
 class LateReset(Sound):
     """Resets one step too late."""
 
-    def forward(self, x: Tensor, state: Any = None, reset: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+    def forward(
+        self, x: Tensor, state: Any = None, reset: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         late = None if reset is None else nn.functional.pad(reset, (1, 0))[:, :-1]
         return super().forward(x, state, late, *args, **kwargs)
 
@@ -96,7 +98,9 @@ class LateReset(Sound):
 class BroadReset(Sound):
     """Resets all rows when one is to be."""
 
-    def forward(self, x: Tensor, state: Any = None, reset: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+    def forward(
+        self, x: Tensor, state: Any = None, reset: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         broad = None if reset is None else reset.any(0, keepdim=True).expand_as(reset)
         return super().forward(x, state, broad, *args, **kwargs)
 
@@ -104,7 +108,9 @@ class BroadReset(Sound):
 class ZeroReset(Sound):
     """Multiplies the memory by zero instead of replacing it: a NaN survives."""
 
-    def forward(self, x: Tensor, state: Any = None, reset: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+    def forward(
+        self, x: Tensor, state: Any = None, reset: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         assert state is not None
         assert not args
         outputs = []
@@ -182,7 +188,9 @@ class Detaching(Sound):
 class Deaf(Sound):
     """Does not hear of bptt and recompute."""
 
-    def forward(self, *args: Any, bptt: int | None = None, recompute: int | None = None, **options: Any) -> Any:
+    def forward(
+        self, *args: Any, bptt: int | None = None, recompute: int | None = None, **options: Any
+    ) -> Any:
         return super().forward(*args, **options)
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
+from zoo import inputs, worn_state
 
 from tokenturing import state as states
 from tokenturing.models.contract import RecurrentModel
 from tokenturing.testing.trees import compare
-from zoo import inputs, worn_state
 
 ROWS, STEPS = 3, 5
 TOLERANCE = 1e-6  # models are float64, but the ages of slots are float32
@@ -113,7 +113,9 @@ def total(result: Result) -> Tensor:
 def gradients(run: Any, model: RecurrentModel, x: Tensor, state: Any, *args: Any) -> dict[str, Tensor]:
     """Of `total(run(model, x, state, ...))` to the inputs, the first state and every parameter."""
     x = x.detach().clone().requires_grad_()
-    state = states.map_state(lambda leaf: leaf.detach().clone().requires_grad_(leaf.is_floating_point()), state)
+    state = states.map_state(
+        lambda leaf: leaf.detach().clone().requires_grad_(leaf.is_floating_point()), state
+    )
     named = {"inputs": x, **dict(states.leaves(state)), **dict(model.named_parameters())}
     named = {name: tensor for name, tensor in named.items() if tensor.requires_grad}
     found = torch.autograd.grad(total(run(model, x, state, *args)), list(named.values()), allow_unused=True)
@@ -178,7 +180,9 @@ def strangers_change_nothing(model: RecurrentModel, stream: Stream) -> None:
         )  # fmt: skip
         z, other = whole(model, poisoned, ill, stream)
         expected = y[index : index + 1], states.take(following, [index])
-        assert_same(expected, (z[index : index + 1], states.take(other, [index])), f"strangers of row {index}")
+        assert_same(
+            expected, (z[index : index + 1], states.take(other, [index])), f"strangers of row {index}"
+        )
 
 
 @torch.no_grad()

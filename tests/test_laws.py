@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 
+import broken
+import laws
 import pytest
 import torch
 from hypothesis import given, settings
-
-import broken
-import laws
 from laws import Stream, streams
 from zoo import ZOO, build
 
@@ -16,7 +15,10 @@ SIDE_BY_SIDE = ("WindowTransformer", "FullTransformer")
 """Their attention multiplies what a step must not see by zero, and zero times NaN is NaN."""
 with_nan = pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.xfail(reason="0 * NaN")] if name in SIDE_BY_SIDE else []) for name in ZOO],
+    [
+        pytest.param(name, marks=[pytest.mark.xfail(reason="0 * NaN")] if name in SIDE_BY_SIDE else [])
+        for name in ZOO
+    ],
 )
 
 

@@ -3,19 +3,22 @@
 import warnings
 from typing import Any
 
+import broken
+import laws
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from zoo import BASELINES, GROWING, ZOO, build, inputs, worn_state
 
-import broken
-import laws
 from tokenturing import state as states
 from tokenturing.models.contract import RecurrentModel
-from zoo import GROWING, ZOO, build, inputs, worn_state
 
-COMPILED = [name for name in ZOO if name not in ("dropout-in-evaluation", "LSTM-fixed-tokens")]
-"""their graphs are those of others here"""
+QUICK = ("gated", "write-mlp", "write-erase-add", "write-concat", "scenic-simple", *BASELINES)
+"""A graph of each kind; the others, whose graphs are put together from the same parts, run with --slow."""
+every_model = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in ZOO]
+)
 STREAM = laws.stream_of(3)
 
 
@@ -28,32 +31,44 @@ def forget_graphs() -> Any:
     torch.compiler.reset()
 
 
-def two_steps(model: RecurrentModel) -> tuple[Tensor, Any, dict[str, Tensor]]:
-    return inputs(model, laws.ROWS, 2), worn_state(model, laws.ROWS), STREAM.flags(0, 2)
+def some_steps(model: RecurrentModel, steps: int) -> tuple[Tensor, Any, dict[str, Tensor]]:
+    return inputs(model, laws.ROWS, steps), worn_state(model, laws.ROWS), STREAM.flags(0, steps)
 
 
-def compiled_is_eager(model: RecurrentModel, backend: str = "aot_eager") -> None:
-    """Outputs, state and gradients of two steps, with resets, inactive rows and absent tokens."""
-    x, state, flags = two_steps(model)
+def compiled_is_eager(model: RecurrentModel, backend: str = "aot_eager", steps: int = 1) -> None:
+    """Outputs and state, with resets, inactive rows and absent tokens."""
+    x, state, flags = some_steps(model, steps)
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    with torch.no_grad():
+        laws.assert_same(
+            model(x, state, **flags), compiled(x, state, **flags), f"torch.compile with {backend}"
+        )
+
+
+def compiled_gradients_are_eager(model: RecurrentModel, backend: str = "aot_eager", steps: int = 2) -> None:
+    x, state, flags = some_steps(model, steps)
 
     def run(model: Any, x: Tensor, state: Any) -> laws.Result:
         return model(x, state, **flags)
 
-    wanted = laws.gradients(run, model, x, state)
     compiled = torch.compile(model, fullgraph=True, backend=backend)
+    wanted = laws.gradients(run, model, x, state)
     came = laws.gradients(lambda _, x, state: run(compiled, x, state), model, x, state)
     laws.assert_same_gradients(wanted, came, f"torch.compile with {backend}")
-    with torch.no_grad():
-        laws.assert_same(run(model, x, state), run(compiled, x, state), f"torch.compile with {backend}")
 
 
-@pytest.mark.parametrize("name", COMPILED)
+@every_model
 def test_compile(name: str) -> None:
     compiled_is_eager(build(name))
 
 
 def test_compile_with_inductor() -> None:
     compiled_is_eager(build("gated"), "inductor")
+
+
+@pytest.mark.parametrize("name", ["gated", "GRU"])
+def test_compiled_gradients(name: str) -> None:
+    compiled_gradients_are_eager(build(name))
 
 
 def test_compile_control_fails() -> None:
@@ -78,7 +93,7 @@ class Step(nn.Module):
 
 def exported_is_eager(model: RecurrentModel, *, grows: bool = False) -> None:
     """Exported with 3 rows, run with 3 and with 5."""
-    x, state, flags = two_steps(model)
+    x, state, flags = some_steps(model, 1)
     batch, length = Dim("batch", max=64), Dim("length", max=1024)
     axes = {0: batch, 1: length} if grows else {0: batch}
     shapes = states.map_state(lambda leaf: axes if leaf.dim() > 1 else {0: batch}, state)  # type: ignore[arg-type]
@@ -94,7 +109,7 @@ def exported_is_eager(model: RecurrentModel, *, grows: bool = False) -> None:
             laws.assert_same(expected, program(x, state, mask), f"torch.export with {rows} rows")
 
 
-@pytest.mark.parametrize("name", COMPILED)
+@every_model
 def test_export(name: str) -> None:
     exported_is_eager(build(name), grows=name in GROWING)
 

@@ -1,12 +1,12 @@
 """Law: the state's size and a step's multiply-adds do not grow with the stream, except where that is the design."""
 
+import broken
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
+from zoo import BOUNDED, GROWING, build, inputs
 
-import broken
 from tokenturing import state as states
 from tokenturing.models.contract import RecurrentModel
-from zoo import BOUNDED, GROWING, build, inputs
 
 
 def cost_after(model: RecurrentModel, steps: int) -> tuple[int, int]:

@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
+import broken
+import laws
 import pytest
 import torch
 from torch import Tensor
+from zoo import ZOO, build, inputs, worn_state
 
-import broken
-import laws
 from tokenturing import state as states
 from tokenturing.models.contract import RecurrentModel
-from zoo import ZOO, build, inputs, worn_state
 
 every_model = pytest.mark.parametrize("name", ZOO)
 STREAM = laws.stream_of(4)

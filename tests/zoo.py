@@ -24,7 +24,9 @@ def machine(**options: Any) -> Callable[[], RecurrentModel]:
 
 def baseline(name: str, **options: Any) -> Callable[[], RecurrentModel]:
     """A small baseline, imported when it is built."""
-    return lambda: getattr(importlib.import_module("tokenturing.baselines"), name)(WIDTH, read_tokens=2, **options)
+    return lambda: getattr(importlib.import_module("tokenturing.baselines"), name)(
+        WIDTH, read_tokens=2, **options
+    )
 
 
 def scenic(**options: Any) -> Callable[[], RecurrentModel]:
@@ -37,7 +39,9 @@ def scenic(**options: Any) -> Callable[[], RecurrentModel]:
 
 MACHINES = {
     "gated": machine(),
-    "gated-fixed-tokens": machine(read="query", processor="tokenformer", initial_memory="zeros", input_tokens=3),
+    "gated-fixed-tokens": machine(
+        read="query", processor="tokenformer", initial_memory="zeros", input_tokens=3
+    ),
     "gated-no-positions": machine(read="pool", processor="mlp", positions=False),
     "write-mlp": machine(write="mlp", read="mlp", processor="mixer", input_tokens=3),
     "write-query": machine(write="query", read="query", initial_memory="zeros"),
@@ -97,3 +101,8 @@ def worn_state(model: RecurrentModel, rows: int = 3, *, steps: int = 3, seed: in
     """A state that has seen a few steps, with no gradients."""
     with torch.no_grad():
         return model(inputs(model, rows, steps, seed=seed))[1]
+
+
+def small(**options: Any) -> tt.TokenTuringMachine:
+    """A very small machine with random weights, for tests that care for files."""
+    return tt.TokenTuringMachine(width=8, memory_tokens=3, read_tokens=2, layers=1, heads=2, **options)

@@ -1,8 +1,8 @@
 """The official units' building blocks, parameter for parameter (google-research/scenic, Flax).
 
-Every module and parameter here carries its Flax name and every parameter its Flax shape, hence the odd names and
-transposed kernels: a path "a/b/kernel" there is the parameter "a.b.kernel" here, and so is its gradient. Whoever
-builds something new wants `layers`, `memory` and `processors`; these serve imported weights only.
+Every module and parameter carries its Flax name and every parameter its Flax shape, hence odd names and
+transposed kernels: the path "a/b/kernel" there is the parameter "a.b.kernel" here, and so is its gradient.
+Whoever builds something new wants `layers`, `memory` and `processors`; these serve imported weights only.
 """
 
 import math
@@ -97,9 +97,8 @@ class HeadsOut(nn.Module):
 class MultiHeadDotProductAttention(nn.Module):
     """Attention of tokens [B, P, D] to one another.
 
-    Written out: the backward pass of PyTorch's fused attention on the CPU loses a digit where tokens are much alike, as
-    they are after a latent-query read, and the gradients of query and key then differ from the official ones by
-    more than 1e-5.
+    Written out, as the backward pass of PyTorch's fused attention on the CPU loses a digit where tokens are
+    much alike: after a latent-query read, gradients of query and key were off the official ones by over 1e-5.
     """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
@@ -232,18 +231,16 @@ class TokenLearnerMHA(Summarizer):
 class TokenAddEraseWrite(nn.Module):
     """The official "TL-AddErase": 8 write heads made from the R output tokens, addressed by the memory alone.
 
-    Quirks: the erase vector has no sigmoid; mean(1 - w a) is added where the NTM adds sum(w a), so that the memory
-    drifts by almost 1 at each step; there are 8 heads with a hidden width of 64 and no dropout whatever the unit's fields.
+    Quirks: the erase vector has no sigmoid; mean(1 - w a) is added where the NTM adds sum(w a), so that the
+    memory drifts by almost 1 at each step; no field of the unit changes its heads, hidden width or dropout.
     """
 
     def __init__(self, width: int, output_tokens: int):
         super().__init__()
         for i in range(3):
             self.add_module(f"LayerNorm_{i}", LayerNorm(width))
-        sizes = ((width, WRITE_HEADS), (output_tokens, WRITE_HEADS), (width, width)) + (
-            (output_tokens, WRITE_HEADS), (width, width)
-        )  # fmt: skip
-        for i, (inputs, outputs) in enumerate(sizes):
+        vectors = ((output_tokens, WRITE_HEADS), (width, width))
+        for i, (inputs, outputs) in enumerate([(width, WRITE_HEADS), *vectors, *vectors]):
             self.add_module(f"MlpBlock_{i}", MlpBlock(inputs, BOTTLENECK, outputs))
 
     def forward(self, memory: Tensor, output: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""The command line: a dict of functions, parsed by tyro from their types."""

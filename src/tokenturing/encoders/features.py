@@ -11,17 +11,19 @@ class FeatureEncoder(nn.Module):
         features: F.
         width: D.
         hidden: of the MLP.
+        dropout: in the MLP.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, features: int, width: int, hidden: int = 128):
+    def __init__(self, features: int, width: int, hidden: int = 128, dropout: float = 0.0):
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
         self.mlp = nn.Sequential(
-            nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, width),
+            nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(dropout),
+            nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width),
             nn.LayerNorm(width),
         )  # fmt: skip
 

@@ -314,6 +314,8 @@ class _Track:
         except _av().FFmpegError as error:
             self._damage = _reason(error)
             self._damage_end = np.inf if self.stated_end is None else self._damage_end
+        except IndexError:
+            pass  # PyAV stumbles at the end over tracks that appeared midway; this one is through by then
         self.judge_end(self.stated_end)
 
     def _decode(self, packet: Any) -> list[Any]:

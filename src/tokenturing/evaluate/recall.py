@@ -46,7 +46,9 @@ class Row:
 def delay_steps(delays: Sequence[float]) -> list[int]:
     """Delays in seconds -> steps, at least one each."""
     if not delays or any(not np.isfinite(d) or d <= 0 or d > 86400 for d in delays):
-        raise OptionError(f"delays={list(delays)}: expected seconds above 0 and at most 86400, such as 0.5,5,60,600")
+        raise OptionError(
+            f"delays={list(delays)}: expected seconds above 0 and at most 86400, such as 0.5,5,60,600"
+        )
     return [max(1, round(delay / STEP_SECONDS)) for delay in delays]
 
 
@@ -195,7 +197,9 @@ class Run:
         """Go on with nothing asked."""
         _, self.state = self.model(inputs, self.state)
 
-    def ask(self, inputs: RecallInput, questions: list[tuple[int, list[int], Tensor, Tensor]], delay: float) -> None:
+    def ask(
+        self, inputs: RecallInput, questions: list[tuple[int, list[int], Tensor, Tensor]], delay: float
+    ) -> None:
         """Ask each question of a fork."""
         for kind, rows, question, answers in questions:
             here = RecallInput(*(part[rows, 0] for part in inputs))._replace(question=question)

@@ -54,5 +54,7 @@ class SlotClock(nn.Module):
         """memory [B, M, D], age [B, M] in steps -> [B, M, D] to be added to the slots' tokens."""
         counts = self.counts(memory, age).clamp(max=float(COUNTED))
         log_age = torch.log1p(age.clamp(max=HORIZON)) * ((AGE_BINS - 1) / math.log1p(HORIZON))
-        clocks = torch.cat([hat(counts, self.count_grid).flatten(-2), hat(log_age, self.age_grid).to(memory.dtype)], -1)
+        clocks = torch.cat(
+            [hat(counts, self.count_grid).flatten(-2), hat(log_age, self.age_grid).to(memory.dtype)], -1
+        )
         return self.features(clocks)

@@ -39,7 +39,9 @@ class Write(nn.Module):
 class SummaryWrite(Write):
     """memory = S_M([memory || input || output]): every slot is made anew at every step (paper eq. 5)."""
 
-    def __init__(self, kind: str, width: int, memory_tokens: int, heads: int, positions: TokenPositions | NoPositions):
+    def __init__(
+        self, kind: str, width: int, memory_tokens: int, heads: int, positions: TokenPositions | NoPositions
+    ):
         super().__init__()
         self.positions = positions
         self.summarizer = build_summarizer(kind, width, memory_tokens, heads)
@@ -91,6 +93,13 @@ class NoWrite(Write):
         return slots.memory, slots.age
 
 
+CLOSED = -2.8
+"""the gate's bias at the start: nearly closed (it is shut at -3), yet with a gradient"""
+OPEN_OLDEST = 4.0
+"""what the gate of the oldest slot has more at the start, so that the memory begins as a queue of the last M steps and
+learns what not to write, in place of M copies of the present"""
+
+
 class GatedWrite(Write):
     """An LSTM of tokens: each slot takes a candidate through a gate of its own that can be exactly 0.
 
@@ -109,6 +118,8 @@ class GatedWrite(Write):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
         self.gate = FeedForward(2 * width, 64, 1)
+        nn.init.constant_(self.gate[-1].bias, CLOSED)  # type: ignore[arg-type]
+        self.oldest = nn.Parameter(torch.tensor(OPEN_OLDEST))
 
     def prepare(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         key_value = self.key_value(self.token_norm(self.positions.input(x)))
@@ -127,7 +138,9 @@ class GatedWrite(Write):
         mask = F.pad(prepared[1], (0, output.shape[1]), value=True) if len(prepared) > 1 else None
         slot = self.slot_norm(slots.tokens)
         candidate = self.out(attend(self.query(slot), key, value, mask, self.attention_heads))
-        return candidate, F.hardsigmoid(self.gate(torch.cat([slot, candidate], dim=-1)))
+        oldest = (slots.age >= slots.age.amax(dim=1, keepdim=True)).unsqueeze(-1)
+        opening = self.gate(torch.cat([slot, candidate], dim=-1)) + self.oldest * oldest
+        return candidate, F.hardsigmoid(opening)
 
 
 WRITES = (*SUMMARIZERS, "erase_add", "concat", "none", "gated")

@@ -107,7 +107,9 @@ class RecurrentModel(HubMixin):
             raise ShapeError(f"x has shape {list(x.shape)}: expected at least one step (T >= 1)")
         _check_flags("token_mask", token_mask, x.shape[:-1])
         if not isinstance(state, tuple):
-            raise ShapeError(f"state is a {type(state).__name__}: expected what initial_state() or a step returned")
+            raise ShapeError(
+                f"state is a {type(state).__name__}: expected what initial_state() or a step returned"
+            )
         if states.rows(state) != x.shape[0]:
             raise ShapeError(
                 f"state has {states.rows(state)} rows and x has {x.shape[0]}: expected the same B; "

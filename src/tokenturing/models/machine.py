@@ -84,11 +84,13 @@ class TokenTuringMachine(RecurrentModel):
     def initial_state(self, batch_size: int) -> MachineState:
         """The memory before the first step; slot i begins as if written i + 1 steps ago, so that no two tie."""
         like = next(self.parameters())
-        memory = like.new_zeros(self.memory_tokens, self.width) if self.initial_memory is None else self.initial_memory
-        age = torch.arange(1.0, self.memory_tokens + 1, device=like.device)
-        return MachineState(
-            memory.expand(batch_size, -1, -1).clone(), age.expand(batch_size, -1).clone()
+        memory = (
+            like.new_zeros(self.memory_tokens, self.width)
+            if self.initial_memory is None
+            else self.initial_memory
         )
+        age = torch.arange(1.0, self.memory_tokens + 1, device=like.device)
+        return MachineState(memory.expand(batch_size, -1, -1).clone(), age.expand(batch_size, -1).clone())
 
     def prepare(self, x: Tensor, token_mask: Tensor | None) -> Any:
         return self.cell.prepare(x, token_mask)

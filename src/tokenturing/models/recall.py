@@ -53,7 +53,7 @@ class Perception(nn.Module):
         super().__init__()
         self.config = {"width": width}
         self.frames = FrameEncoder(width, FRAME_TOKENS)
-        self.sound = FeatureEncoder(SOUND_FEATURES, width)
+        self.sound = FeatureEncoder(SOUND_FEATURES, width, dropout=0.2)
         self.seen = nn.Linear(FRAME_TOKENS * width, 11)
         self.heard = nn.Linear(width, 11)
 
@@ -70,7 +70,9 @@ def build_memory(kind: str, options: dict[str, Any]) -> RecurrentModel:
     """The recurrent model of that name."""
     from tokenturing import baselines
 
-    kinds = {"TokenTuringMachine": TokenTuringMachine} | {name: getattr(baselines, name) for name in baselines.__all__}
+    kinds = {"TokenTuringMachine": TokenTuringMachine} | {
+        name: getattr(baselines, name) for name in baselines.__all__
+    }
     if kind not in kinds:
         raise OptionError(f"memory kind {kind!r} is not known: expected {closest(kind, kinds)}")
     return kinds[kind](**options, input_tokens=INPUT_TOKENS)
@@ -84,12 +86,18 @@ class RecallModel(nn.Module):
         options: its constructor's arguments.
         questions: how many questions there are.
         answers: C.
-        facts: how many facts the training head reads off at every step, each one of the answers.
+        facts: how many facts the training head reads off at every step, each one of the answers; 0: no such head.
         perception: width of the perception's tokens.
     """
 
     def __init__(
-        self, memory: str, options: dict[str, Any], questions: int, answers: int, facts: int, perception: int = 64
+        self,
+        memory: str,
+        options: dict[str, Any],
+        questions: int,
+        answers: int,
+        facts: int,
+        perception: int = 64,
     ):
         super().__init__()
         self.config = {
@@ -102,7 +110,14 @@ class RecallModel(nn.Module):
         self.adapt = nn.Linear(perception, width)
         self.question = QuestionEncoder(questions, width)
         self.facts, self.answers = facts, answers
-        self.head = nn.Linear(self.memory.output_tokens * width, answers * (1 + facts))
+        self.answer = nn.Linear(self.memory.output_tokens * width, answers)
+        self.fact = nn.Linear(self.memory.output_tokens * width, answers * facts) if facts else None
+
+    def train(self, mode: bool = True) -> "RecallModel":
+        """Training mode for all but a frozen perception."""
+        super().train(mode)
+        self.perception.train(mode and any(p.requires_grad for p in self.perception.parameters()))
+        return self
 
     def initial_state(self, batch_size: int) -> Any:
         """The memory's state before the first step."""
@@ -128,7 +143,7 @@ class RecallModel(nn.Module):
         """One step [B, ...] -> logits of the answer [B, C] and the next state."""
         tokens, mask = self.tokens(inputs)
         y, state = self.memory.step(tokens, state, token_mask=mask)
-        return self.read_off(y)[..., 0, :], state
+        return self.answer(y.flatten(-2)), state
 
     def forward(
         self, inputs: RecallInput | PerceivedInput, state: Any = None, reset: Tensor | None = None, active: Tensor | None = None,
@@ -140,5 +155,15 @@ class RecallModel(nn.Module):
         return self.read_off(y), state
 
     def read_off(self, y: Tensor) -> Tensor:
-        """Output tokens [..., R, D] -> logits [..., 1 + facts, C]"""
-        return self.head(y.flatten(-2)).unflatten(-1, (1 + self.facts, self.answers))
+        """Output tokens [..., R, D] -> logits [..., 1 + facts, C], the answer's first."""
+        y = y.flatten(-2)
+        answer = self.answer(y).unsqueeze(-2)
+        if self.fact is None:
+            return answer
+        return torch.cat([answer, self.fact(y).unflatten(-1, (self.facts, self.answers))], dim=-2)
+
+    def without_facts(self) -> "RecallModel":
+        """The same model without the head that only training needs."""
+        lean = RecallModel(**(self.config | {"facts": 0}))
+        lean.load_state_dict({k: v for k, v in self.state_dict().items() if not k.startswith("fact.")})
+        return lean.eval()

@@ -4,6 +4,7 @@ A digit is *seen* from the first step on which it is visible; a spoken digit is 
 which its last sound falls.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,12 @@ QUESTIONS = [
     "how long ago seen",
 ]
 SEEN, HEARD, BOUND, AGO = 0, DEPTH, 2 * DEPTH, 2 * DEPTH + 10
-KINDS = [*(f"seen-{k}" for k in range(1, DEPTH + 1)), *(f"heard-{k}" for k in range(1, DEPTH + 1)), "bound", "ago"]
+KINDS = [
+    *(f"seen-{k}" for k in range(1, DEPTH + 1)),
+    *(f"heard-{k}" for k in range(1, DEPTH + 1)),
+    "bound",
+    "ago",
+]
 
 FACTS = 3 * DEPTH + 1
 """seen k-th last, heard k-th last, heard when the k-th last was seen, how long ago: what a full memory knows"""
@@ -41,7 +47,7 @@ def kind_of(question: int) -> str:
 
 def ago_class(steps: int) -> int:
     """The answer to "how long ago", for a number of steps."""
-    return FIRST_AGO + int(np.searchsorted(AGO_BORDERS, steps * STEP_SECONDS, side="right"))
+    return FIRST_AGO + bisect_right(AGO_BORDERS, steps * STEP_SECONDS)
 
 
 @dataclass

@@ -20,6 +20,13 @@ TAIL = 10
 """steps after a word in which the speech embedding still holds some of it"""
 
 
+SIGHTING = (4, 10, 3)
+"""least and most steps of a sighting, and steps between two"""
+BRISK_SIGHTING = (1, 3, 2)
+BRISK_WORD = 3
+BRISK_STEPS = (40, 160)
+
+
 @dataclass(frozen=True)
 class RecallConfig:
     """What the streams are like; times in steps of 80 ms."""
@@ -35,6 +42,11 @@ class RecallConfig:
     """share of the phases of a stream in which nothing happens"""
     gaps: tuple[float, float] = (3.0, 80.0)
     """mean steps between events, drawn for each phase between these two"""
+    brisk_streams: int = 0
+    """the first streams of each row are brisk: short, with sightings of a step or three and only the clearest steps of each
+    word, so that many events fit between two updates"""
+    brisk_share: float = 0.0
+    """share of brisk streams after these"""
     noise: float = 0.12
     """standard deviation of the pixel noise, at most"""
 
@@ -68,6 +80,7 @@ class Stream:
     """[steps, 2]: question and answer, -1 where nothing is asked"""
     facts: np.ndarray
     """[steps, FACTS]"""
+    brisk: bool = False
 
     def truth(self) -> Truth:
         """What is true at each step."""
@@ -114,23 +127,27 @@ class Planner:
         self.by_digit = [np.flatnonzero(self.labels == d) for d in range(10)]
         kinds = len(bank.ambient)
         self.clips = [
-            [np.flatnonzero((bank.background == c) & (bank.digit == d)) for d in range(10)] for c in range(kinds)
+            [np.flatnonzero((bank.background == c) & (bank.digit == d)) for d in range(10)]
+            for c in range(kinds)
         ]
         self.kinds = [c for c in range(kinds) if all(len(found) for found in self.clips[c])]
 
-    def draw(self, rng: np.random.Generator) -> Stream:
-        """A random stream."""
-        steps = int(rng.integers(self.config.shortest, self.config.longest + 1))
+    def draw(self, rng: np.random.Generator, number: int = 0) -> Stream:
+        """A random stream, the row's stream of that number."""
+        brisk = number < self.config.brisk_streams or rng.random() < self.config.brisk_share
+        shortest, longest = BRISK_STEPS if brisk else (self.config.shortest, self.config.longest)
+        steps = int(rng.integers(shortest, longest + 1))
         missing = rng.random()
         has_frames = missing >= self.config.without_modality
         has_sound = not self.config.without_modality <= missing < 2 * self.config.without_modality
         background = int(rng.choice(self.kinds))
-        phases = self._phases(rng, steps)
-        sightings = self.sightings(rng, phases) if has_frames else []
-        spoken = self.spoken(rng, phases, background, sightings) if has_sound else []
+        phases = [(0, steps, float(rng.uniform(1, 6)))] if brisk else self._phases(rng, steps)
+        sightings = self.sightings(rng, phases, BRISK_SIGHTING if brisk else SIGHTING) if has_frames else []
+        say = self.brisk_words if brisk else self.spoken
+        spoken = say(rng, phases, background, sightings) if has_sound else []
         plan = Stream(
             steps, sightings, spoken, self.clutter(rng, steps), float(rng.uniform(0, self.config.noise)), background,
-            int(rng.integers(1 << 30)), has_frames, has_sound, np.zeros((0, 2)), np.zeros((0, FACTS)),
+            int(rng.integers(1 << 30)), has_frames, has_sound, np.zeros((0, 2)), np.zeros((0, FACTS)), brisk,
         )  # fmt: skip
         return self._with_questions(rng, plan)
 
@@ -145,21 +162,27 @@ class Planner:
             at += length
         return phases
 
-    def sightings(self, rng: np.random.Generator, phases: list[tuple[int, int, float]]) -> list[Sighting]:
-        """Digits in the frame, one at a time, at least 3 steps apart."""
+    def sightings(
+        self,
+        rng: np.random.Generator,
+        phases: list[tuple[int, int, float]],
+        pace: tuple[int, int, int] = SIGHTING,
+    ) -> list[Sighting]:
+        """Digits in the frame, one at a time; `pace` is the least and most steps of each and the steps between."""
+        shortest, longest, apart = pace
         found: list[Sighting] = []
         free = 0
         for first, end, gap in phases:
             at = max(first, free)
             while np.isfinite(gap):
                 at += int(rng.exponential(gap))
-                length = int(rng.integers(4, 11))
+                length = int(rng.integers(shortest, longest + 1))
                 if at + length > end:
                     break
                 digit = int(rng.integers(10))
                 image = int(rng.choice(self.by_digit[digit]))
                 found.append(random_sighting(rng, at, length, digit, image))
-                free = at = at + length + 3
+                free = at = at + length + apart
         return found
 
     def spoken(
@@ -188,6 +211,22 @@ class Planner:
                 free = at = at + length + TAIL
         return found
 
+    def brisk_words(
+        self, rng: np.random.Generator, phases: list[tuple[int, int, float]], background: int,
+        sightings: Sequence[Sighting],
+    ) -> list[Spoken]:  # fmt: skip
+        """Words of which only the steps are heard in which they are clearest, close to one another."""
+        found, at = [], 0
+        _, end, gap = phases[0]
+        while True:
+            at += 1 + int(rng.exponential(gap))
+            if at + BRISK_WORD > end:
+                return found
+            digit = int(rng.integers(10))
+            clip = int(rng.choice(self.clips[background][digit]))
+            found.append(Spoken(at - int(self.bank.length[clip]), at, digit, clip))
+            at += BRISK_WORD
+
     def clutter(self, rng: np.random.Generator, steps: int) -> list[tuple[int, int, float]]:
         """Background scenes, one after the other."""
         scenes, at = [], 0
@@ -201,9 +240,14 @@ class Planner:
         questions = np.full((plan.steps, 2), -1)
         facts = np.empty((plan.steps, FACTS), np.int64)
         asked = rng.random(plan.steps) < self.config.question_rate
+        known: tuple[int, int] | None = None
+        current: list[int] = []
         for step in range(plan.steps):
             truth.advance(step)
-            facts[step] = truth.facts()
+            if known != (truth.seen_count, truth.heard_count):
+                known, current = (truth.seen_count, truth.heard_count), truth.facts()
+            facts[step] = current
+            facts[step, -1] = truth.ago()
             if asked[step]:
                 questions[step] = truth.draw_question(rng)
         return replace(plan, questions=questions, facts=facts)
@@ -218,7 +262,9 @@ class Renderer:
         self.clutter = clutter_bank(seed if split == "train" else seed + 1)
         self.noise = NoisePool(seed)
 
-    def frames(self, plans: Sequence[Stream], starts: Sequence[int], steps: int, rng: np.random.Generator) -> Tensor:
+    def frames(
+        self, plans: Sequence[Stream], starts: Sequence[int], steps: int, rng: np.random.Generator
+    ) -> Tensor:
         """[B, T, 32, 32]: T steps of each plan from its start on."""
         frames = self.noise.draw(len(plans) * steps, rng).view(len(plans), steps, SIZE, SIZE)
         frames = frames * torch.tensor([plan.noise for plan in plans]).view(-1, 1, 1, 1)
@@ -253,10 +299,14 @@ class Renderer:
             at = (plan.ambient_offset + start + np.arange(steps)) % len(ambient)
             sound[row] = ambient[at]
             for word in plan.spoken:
-                length = int(self.bank.length[word.clip]) + TAIL
-                low, high = max(word.first, start), min(word.first + length, start + steps)
+                first, end = word.first, word.counts_from + TAIL
+                if plan.brisk:
+                    first, end = word.counts_from, word.counts_from + BRISK_WORD
+                low, high = max(first, start), min(end, start + steps)
                 if low < high:
-                    sound[row, low - start : high - start] = self.bank.clips[word.clip, low - word.first : high - word.first]
+                    sound[row, low - start : high - start] = self.bank.clips[
+                        word.clip, low - word.first : high - word.first
+                    ]
         return torch.from_numpy(sound)
 
     def labels(self, plans: Sequence[Stream], starts: Sequence[int], steps: int) -> tuple[Tensor, Tensor]:
@@ -265,10 +315,14 @@ class Renderer:
         spoken = torch.full((len(plans), steps), NOTHING)
         for row, (plan, start) in enumerate(zip(plans, starts, strict=True)):
             for sighting in plan.sightings:
-                visible[row, max(sighting.first - start, 0) : max(sighting.last + 1 - start, 0)] = sighting.digit
+                visible[row, max(sighting.first - start, 0) : max(sighting.last + 1 - start, 0)] = (
+                    sighting.digit
+                )
             for word in plan.spoken:
                 spoken[row, max(word.first + 1 - start, 0) : max(word.counts_from + 6 - start, 0)] = -1
-                spoken[row, max(word.counts_from - start, 0) : max(word.counts_from + 4 - start, 0)] = word.digit
+                spoken[row, max(word.counts_from - start, 0) : max(word.counts_from + 4 - start, 0)] = (
+                    word.digit
+                )
         return visible, spoken
 
 
@@ -308,7 +362,9 @@ class RecallStreams:
         self.plans = []
 
     def _plan(self, row: int) -> Stream:
-        return self.planner.draw(np.random.default_rng([self.seed, row, self.position[row][0]]))
+        return self.planner.draw(
+            np.random.default_rng([self.seed, row, number := self.position[row][0]]), number
+        )
 
     def __iter__(self) -> "RecallStreams":
         return self

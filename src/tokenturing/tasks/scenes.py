@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SIZE = 32
-CLUTTER_IMAGES = 400
+CLUTTER_IMAGES = 2000
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ def clutter_bank(seed: int) -> Tensor:
                 offset, thick = rng.uniform(-8, 40), rng.uniform(0.5, 1.5)
                 image += np.clip(thick + 0.5 - np.abs(along - offset), 0, 1) * rng.uniform(0.2, 0.6)
         elif kind == 1:
-            image += 0.25 * rng.uniform(0.3, 1) * (1 + np.sin(along * rng.uniform(0.4, 2.0) + rng.uniform(0, 6)))
+            image += (
+                0.25 * rng.uniform(0.3, 1) * (1 + np.sin(along * rng.uniform(0.4, 2.0) + rng.uniform(0, 6)))
+            )
         elif kind == 2:
             image += (along - along.min()) / (np.ptp(along) + 1e-6) * rng.uniform(0.1, 0.5)
         else:

@@ -47,7 +47,9 @@ def load_training(
     try:
         return states.rebuild(carried_like, leaves), progress
     except KeyError as error:
-        raise CheckpointError(f"{folder / FILE} was written by another model (no {error}): use another --out") from error
+        raise CheckpointError(
+            f"{folder / FILE} was written by another model (no {error}): use another --out"
+        ) from error
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

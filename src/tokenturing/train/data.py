@@ -9,22 +9,22 @@ from torch import Tensor
 from tokenturing.models.recall import FRAME_TOKENS, PerceivedInput, Perception
 from tokenturing.tasks.recall import Batch, RecallConfig, RecallStreams, Renderer, Stream
 from tokenturing.tasks.scenes import random_sighting
-from tokenturing.tasks.speech import SpeechBank, cached_bank, join_banks, recorded, speakers
+from tokenturing.tasks.speech import SpeechBank, cached_bank, recorded, speakers
 from tokenturing.train.recipe import Recipe
 
-SIGHTINGS_PER_IMAGE = 16
+SIGHTINGS_PER_IMAGE = 10
 LONGEST_SIGHTING = 10
-BACKGROUND_FRAMES = 20000
+BACKGROUND_FRAMES = 10000
 
 
-def training_bank(recipe: Recipe) -> tuple[SpeechBank, tuple[str, ...]]:
-    """The voices to train on, and the names of the human speakers among them."""
+def training_banks(recipe: Recipe) -> tuple[list[SpeechBank], tuple[str, ...]]:
+    """The voices to train on, synthesised and human, and the names of the human speakers."""
     synthesised = cached_bank("train")
     if not recipe.speech.folder:
-        return synthesised, ()
+        return [synthesised], ()
     names = speakers(recorded(recipe.speech.folder))
     kept = tuple(name for name in names if name not in recipe.speech.leave_out)
-    return join_banks([synthesised, cached_bank("train", recipe.speech.folder, kept)]), kept
+    return [synthesised, cached_bank("train", recipe.speech.folder, kept)], kept
 
 
 class TokenRenderer(Renderer):
@@ -44,7 +44,9 @@ class TokenRenderer(Renderer):
     def __init__(self, perception: Perception, bank: SpeechBank, config: RecallConfig, seed: int = 0):
         super().__init__(config.split, bank, seed)
         rng = np.random.default_rng([seed, 31])
-        self.background = self._perceive(perception, [self._scene(rng, config, None) for _ in range(BACKGROUND_FRAMES // 10)], rng)
+        self.background = self._perceive(
+            perception, [self._scene(rng, config, None) for _ in range(BACKGROUND_FRAMES // 10)], rng
+        )
         self.background = self.background.flatten(0, 1)
         count = len(self.images) * SIGHTINGS_PER_IMAGE
         plans = [self._scene(rng, config, index % len(self.images)) for index in range(count)]
@@ -69,7 +71,9 @@ class TokenRenderer(Renderer):
             found.append(perception.frames(frames).half())
         return torch.cat(found)
 
-    def frames(self, plans: Sequence[Stream], starts: Sequence[int], steps: int, rng: np.random.Generator) -> Tensor:
+    def frames(
+        self, plans: Sequence[Stream], starts: Sequence[int], steps: int, rng: np.random.Generator
+    ) -> Tensor:
         """[B, T, tokens, D]: the frame tokens of T steps of each plan from its start on."""
         picked = torch.from_numpy(rng.integers(0, len(self.background), (len(plans), steps)))
         tokens = self.background[picked]
@@ -79,7 +83,9 @@ class TokenRenderer(Renderer):
                 if low < high:
                     draw = hash((sighting.size, sighting.start)) % SIGHTINGS_PER_IMAGE
                     seen = self.sighted[sighting.image + draw * len(self.images)]
-                    tokens[row, low - start : high - start] = seen[low - sighting.first : high - sighting.first]
+                    tokens[row, low - start : high - start] = seen[
+                        low - sighting.first : high - sighting.first
+                    ]
         return tokens.float()
 
 
@@ -87,7 +93,12 @@ def training_streams(recipe: Recipe, bank: SpeechBank, perception: Perception) -
     """The seeded streams to train on."""
     renderer = TokenRenderer(perception, bank, recipe.data)
     return RecallStreams(
-        recipe.train.rows, recipe.train.steps, bank, recipe.data, seed=recipe.train.seed + 1, renderer=renderer
+        recipe.train.rows,
+        recipe.train.steps,
+        bank,
+        recipe.data,
+        seed=recipe.train.seed + 1,
+        renderer=renderer,
     )
 
 

@@ -17,9 +17,9 @@ from tokenturing.errors import OptionError
 from tokenturing.models.recall import Perception, RecallModel
 from tokenturing.tasks.questions import ANSWERS, FACTS, KINDS, QUESTIONS, kind_of
 from tokenturing.tasks.recall import Batch, RecallConfig, RecallStreams
-from tokenturing.tasks.speech import SpeechBank, cached_bank
+from tokenturing.tasks.speech import SpeechBank, cached_bank, join_banks
 from tokenturing.train.checkpoints import FILE, load_training, save_training
-from tokenturing.train.data import TokenRenderer, perceived, training_bank, training_streams
+from tokenturing.train.data import TokenRenderer, perceived, training_banks, training_streams
 from tokenturing.train.progress import RunLog
 from tokenturing.train.recipe import Recipe
 
@@ -32,10 +32,17 @@ def build_model(recipe: Recipe) -> RecallModel:
     """The untrained model of a recipe, behind its frozen perception."""
     perception = load(recipe.perception)
     if not isinstance(perception, Perception):
-        raise OptionError(f"perception={recipe.perception!r} is a {type(perception).__name__}: expected a Perception")
+        raise OptionError(
+            f"perception={recipe.perception!r} is a {type(perception).__name__}: expected a Perception"
+        )
     torch.manual_seed(recipe.train.seed)
     model = RecallModel(
-        recipe.model.memory, recipe.model.options, len(QUESTIONS), len(ANSWERS), FACTS, perception.config["width"]
+        recipe.model.memory,
+        recipe.model.options,
+        len(QUESTIONS),
+        len(ANSWERS),
+        FACTS,
+        perception.config["width"],
     )
     model.perception.load_state_dict(perception.state_dict())
     model.perception.requires_grad_(False)
@@ -93,7 +100,7 @@ class Training:
         torch.set_num_threads(recipe.train.threads)
         self.recipe, self.folder = recipe, folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.bank, self.human_speakers = (bank, ()) if bank is not None else training_bank(recipe)
+        self.bank, self.human_speakers = (bank, ()) if bank is not None else _all_voices(recipe)
         self.model = build_model(recipe)
         self.streams = training_streams(recipe, self.bank, self.model.perception)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -113,7 +120,9 @@ class Training:
             self.folder, self.model, self.optimizer, self.model.initial_state(self.recipe.train.rows)
         )
         if progress["recipe"] != _plain(self.recipe):
-            raise OptionError(f"{self.folder} holds a run of another recipe: choose another --out, or delete it")
+            raise OptionError(
+                f"{self.folder} holds a run of another recipe: choose another --out, or delete it"
+            )
         self.update, self.seconds, self.skipped = progress["update"], progress["seconds"], progress["skipped"]
         self.streams.restore(progress["streams"])
 
@@ -146,6 +155,11 @@ class Training:
         return {"loss": answer.item(), "facts": facts.item(), "rate": self.optimizer.param_groups[0]["lr"]}
 
 
+def _all_voices(recipe: Recipe) -> tuple[SpeechBank, tuple[str, ...]]:
+    banks, speakers = training_banks(recipe)
+    return join_banks(banks), speakers
+
+
 def _plain(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON would give it back."""
     import json
@@ -153,7 +167,9 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     return json.loads(json.dumps(recipe.to_dict()))
 
 
-def train(recipe: Recipe, folder: Path, *, bank: SpeechBank | None = None, report: Report | None = None) -> RecallModel:
+def train(
+    recipe: Recipe, folder: Path, *, bank: SpeechBank | None = None, report: Report | None = None
+) -> RecallModel:
     """Train a recipe to its end, from where its folder's checkpoint stands, and save the model in `folder/model`."""
     run = Training(recipe, folder, bank)
     log = RunLog(folder, run.update)
@@ -166,7 +182,11 @@ def train(recipe: Recipe, folder: Path, *, bank: SpeechBank | None = None, repor
             metrics["validation"] = validate(run.model, validation)
             log.write(run.update, **metrics, **metrics["validation"], seconds=round(run.seconds, 1))
         elif run.update % 10 == 0:
-            log.write(run.update, **{k: metrics[k] for k in ("loss", "facts", "rate")}, seconds=round(run.seconds, 1))
+            log.write(
+                run.update,
+                **{k: metrics[k] for k in ("loss", "facts", "rate")},
+                seconds=round(run.seconds, 1),
+            )
         if run.update % recipe.train.save_every == 0 or run.update == total:
             run.save()
         if report:

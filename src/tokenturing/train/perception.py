@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -36,13 +36,15 @@ class Glances:
         self.images, self.labels = torch.from_numpy(images), torch.from_numpy(labels)
         self.clutter, self.pool, self.noise = clutter_bank(seed), NoisePool(seed), noise
 
-    def draw(self, count: int, rng: np.random.Generator, share: float = 0.6) -> tuple[Tensor, Tensor]:
+    def draw(self, count: int, rng: np.random.Generator, share: float = 0.5) -> tuple[Tensor, Tensor]:
         """frames [count, 32, 32] and the digit in each, NOTHING where there is none."""
         index = rng.integers(0, len(self.labels), count)
         seen = [random_sighting(rng, 0, 8, -1, int(i)) for i in index]
         digits = render_digits(
             self.images[index],
-            torch.tensor([s.centre(int(step)) for s, step in zip(seen, rng.integers(0, 8, count), strict=True)]),
+            torch.tensor(
+                [s.centre(int(step)) for s, step in zip(seen, rng.integers(0, 8, count), strict=True)]
+            ),
             torch.tensor([s.size for s in seen]),
             torch.tensor([s.turn for s in seen]),
         ) * torch.tensor([s.brightness for s in seen]).view(-1, 1, 1)
@@ -57,33 +59,34 @@ class Glances:
         return frames.clamp(0, 1), torch.where(present, self.labels[index], NOTHING)
 
 
-def draw_sounds(bank: SpeechBank, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def draw_sounds(banks: Sequence[SpeechBank], count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Speech embeddings [count, 96] and the digit just heard, NOTHING for none, -1 where it is not clear.
 
-    Half are taken in and after words, each speaker equally often, half from the background.
+    Each bank gives an equal share; half of it is taken in and after words, half from the background.
     """
-    half = count // 2
-    speaker = rng.integers(0, len(bank.speakers), 4 * half)
-    clips_of = [np.flatnonzero(bank.speaker == s) for s in range(len(bank.speakers))]
-    clips = np.array([rng.choice(clips_of[s]) for s in speaker[:half] if len(clips_of[s])])
-    step = rng.integers(0, bank.length[clips] + TAIL)
-    after = step - bank.length[clips]
-    label = np.where((after >= 0) & (after < CLEAR), bank.digit[clips], -1)
-    label = np.where((after >= FADED) | (step == 0), NOTHING, label)
-    kinds, length = bank.ambient.shape[:2]
-    ambient = bank.ambient[rng.integers(0, kinds, half), rng.integers(0, length, half)]
-    sounds = np.concatenate([bank.clips[clips, step], ambient]).astype(np.float32)
-    return torch.from_numpy(sounds), torch.from_numpy(np.concatenate([label, np.full(half, NOTHING)]))
+    sounds, labels = [], []
+    half = count // len(banks) // 2
+    for bank in banks:
+        clips = rng.integers(0, len(bank.digit), half)
+        step = rng.integers(0, bank.length[clips] + TAIL)
+        after = step - bank.length[clips]
+        label = np.where((after >= 0) & (after < CLEAR), bank.digit[clips], -1)
+        labels.append(np.where((after >= FADED) | (step == 0), NOTHING, label))
+        sounds.append(bank.clips[clips, step].astype(np.float32))
+        kinds, length = bank.ambient.shape[:2]
+        labels.append(np.full(half, NOTHING))
+        sounds.append(bank.ambient[rng.integers(0, kinds, half), rng.integers(0, length, half)].astype(np.float32))
+    return torch.from_numpy(np.concatenate(sounds)), torch.from_numpy(np.concatenate(labels))
 
 
 def train_perception(
-    bank: SpeechBank, *, updates: int = 2500, seed: int = 0, rate: float = 2e-3, width: int = 64,
+    banks: Sequence[SpeechBank], *, updates: int = 2500, seed: int = 0, rate: float = 2e-3, width: int = 64,
     report: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> Perception:  # fmt: skip
     """Train frames and sound to tell digits, noise and clutter on single steps.
 
     Args:
-        bank: of training voices.
+        banks: of training voices, each drawn from equally often.
         updates: of 256 frames and 512 sounds each.
         seed: of everything drawn.
         rate: peak learning rate.
@@ -94,14 +97,17 @@ def train_perception(
     rng = np.random.default_rng(seed)
     glances = Glances("train", seed)
     model = Perception(width)
-    model.sound.normalize_by(draw_sounds(bank, 8192, rng)[0])
+    model.sound.normalize_by(draw_sounds(banks, 8192, rng)[0])
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.02)
     began = time.perf_counter()
     for update in range(updates):
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, (update + 1) / 50) * 0.5 * (1 + math.cos(math.pi * update / updates))
         frames, visible = glances.draw(256, rng)
-        sounds, spoken = draw_sounds(bank, 512, rng)
+        sounds, spoken = draw_sounds(banks, 512, rng)
+        # Voices differ more than those at hand: noise on the features keeps the ears from learning these by heart.
+        strength = 0.5 * torch.rand(len(sounds), 1) * model.sound.scale
+        sounds = sounds + strength * torch.randn(sounds.shape)
         seen = model.seen(model.frames(frames).flatten(-2))
         heard = model.heard(model.sound(sounds).squeeze(-2))
         loss = F.cross_entropy(seen, visible, label_smoothing=0.02)
@@ -115,11 +121,13 @@ def train_perception(
 
 
 @torch.no_grad()
-def perception_figures(model: Perception, bank: SpeechBank, split: str, count: int = 8192) -> dict[str, float]:
+def perception_figures(
+    model: Perception, bank: SpeechBank, split: str, count: int = 8192
+) -> dict[str, float]:
     """Shares on single steps of a split: digits told right, digits missed, nothing taken for a digit."""
     rng = np.random.default_rng(5)
     frames, visible = Glances(split, 1).draw(count, rng)
-    sounds, spoken = draw_sounds(bank, count, rng)
+    sounds, spoken = draw_sounds([bank], count, rng)
     seen = model.seen(model.frames(frames).flatten(-2)).argmax(-1)
     heard = model.heard(model.sound(sounds).squeeze(-2)).argmax(-1)
     figures = {}

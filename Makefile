@@ -1,0 +1,63 @@
+# make demo    set up, train a small model, watch it remember, write runs/demo/report.html
+# make test    set up and run the tests; ARGS="tests/test_docs.py -x" passes arguments on to pytest
+# make lint    ruff, its formatter and mypy
+# make wheel   dist/*.whl
+# make results fill the table of results in README.md from the shipped checkpoints
+#
+# Everything lives in .venv. Another Python: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+OLDEST := 3, 11
+
+# Two test processes with one thread each: threads of both would fight for the same cores.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+.PHONY: demo test lint wheel results setup again
+.DEFAULT_GOAL := demo
+
+demo: $(READY)
+	@$(BIN)/tokenturing demo
+
+test: $(READY)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+wheel: $(READY)
+	@rm -rf build dist
+	@$(BIN)/python -m build --wheel --no-isolation . > .build.log 2>&1 || { cat .build.log; exit 1; }
+	@rm -rf build .build.log
+	@ls dist/*.whl
+
+results: $(READY)
+	@$(BIN)/python docs/results.py
+
+setup: $(READY)
+
+# A PYTHON that was asked for and is not the one of the environment makes it anew.
+ifneq ($(origin PYTHON), file)
+ifneq ($(shell cat $(READY) 2>/dev/null), $(PYTHON))
+$(READY): again
+endif
+endif
+
+$(READY): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c '' 2> /dev/null \
+		|| { echo "There is no working $(PYTHON): install Python 3.11 or newer, or name one with PYTHON=..."; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < ($(OLDEST)))' \
+		|| { echo "$$("$(PYTHON)" --version 2>&1) is too old: install Python 3.11 or newer, or name one with PYTHON=..."; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2> /dev/null \
+		|| { echo "$(PYTHON) cannot make environments: install its venv module (on Debian: apt install python3-venv)"; exit 1; }
+	@made_with=$$(cat $@ 2> /dev/null || echo "$(PYTHON)"); \
+	if [ "$$made_with" != "$(PYTHON)" ] || ! $(BIN)/python -m pip --version > /dev/null 2>&1; then \
+		echo "Making an environment in $(VENV)"; "$(PYTHON)" -m venv --clear $(VENV); fi
+	@echo "Installing tokenturing, PyTorch and what they need (a few minutes, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@echo "$(PYTHON)" > $@

@@ -1,0 +1,54 @@
+"""A million steps of one stream: step time and memory of the process by position.
+
+    python benchmarks/long_stream.py [--steps 1000000] [--json FILE]
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import torch
+
+import tokenturing as tt
+from tokenturing.state import nbytes
+
+
+def resident_bytes() -> int:
+    """Memory of this process in RAM."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--json", help="write the figures here")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model = tt.TokenTuringMachine(64, 16, 12, 1, 4, input_tokens=4, hidden=192).eval()
+    inputs = torch.randn(1000, 1, 4, 64)
+    state = model.initial_state(1)
+    rows, times = [], []
+    every = max(1, arguments.steps // 10)
+    for step in range(1, arguments.steps + 1):
+        began = time.perf_counter()
+        _, state = model.step(inputs[step % 1000], state)
+        times.append(time.perf_counter() - began)
+        if step % every == 0:
+            row = {
+                "step": step, "median_ms": statistics.median(times) * 1e3,
+                "resident_mib": resident_bytes() / 2**20, "state_bytes": nbytes(state),
+            }  # fmt: skip
+            print(f"{step:>9} steps  {row['median_ms']:.3f} ms a step  {row['resident_mib']:.1f} MiB  state {row['state_bytes']} B")
+            rows.append(row)
+            times.clear()
+    if arguments.json:
+        with open(arguments.json, "w", encoding="utf-8") as file:
+            json.dump(rows, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

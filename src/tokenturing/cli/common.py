@@ -1,0 +1,101 @@
+"""What several commands need: checkpoints by name, errors of the speech folder, a progress bar."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from tokenturing.errors import MissingExtraError, OptionError
+
+if TYPE_CHECKING:
+    from tokenturing.models.recall import RecallModel
+
+PLAIN_SECONDS = 10.0
+"""between two lines of progress where standard error is no terminal"""
+
+
+def load_recall_model(folder_or_name: str) -> "RecallModel":
+    """A trained recall model by its folder, its run's folder or the name it was shipped under."""
+    from tokenturing.checkpoint import load
+    from tokenturing.models.recall import RecallModel
+
+    model = load(model_folder(folder_or_name))
+    if not isinstance(model, RecallModel):
+        kind = type(model).__name__
+        raise OptionError(f"{folder_or_name} holds a {kind}: expected a RecallModel")
+    return model
+
+
+def notes_of(model: Any) -> dict[str, Any]:
+    """What was noted when the model was saved."""
+    return model.notes
+
+
+def model_folder(folder_or_name: str) -> str:
+    """The folder of a model where that of its training run was given."""
+    inside = Path(folder_or_name) / "model"
+    return str(inside) if (inside / "config.json").exists() else folder_or_name
+
+
+def display_names(checkpoints: Sequence[str]) -> list[str]:
+    """A short name for each checkpoint: its folder's, or all of the path where two would be the same."""
+    paths = [Path(checkpoint) for checkpoint in checkpoints]
+    short = [path.parent.name if path.name == "model" and path.parent.name else path.name for path in paths]
+    return short if len(set(short)) == len(short) else list(checkpoints)
+
+
+@contextmanager
+def voices() -> Iterator[None]:
+    """Errors of the speech folder and of missing speech packages as errors for people."""
+    try:
+        yield
+    except MissingExtraError:
+        raise
+    except ImportError as error:
+        raise OptionError(str(error)) from error
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+
+
+class Progress:
+    """A bar with an estimate on standard error; a line now and then where that is no terminal.
+
+    Args:
+        label: what is going on.
+    """
+
+    def __init__(self, label: str):
+        from rich import progress as parts
+        from rich.console import Console
+
+        self.label = label
+        self.console = Console(stderr=True)
+        columns = (
+            parts.TextColumn("{task.description}"), parts.BarColumn(bar_width=24),
+            parts.TaskProgressColumn(), parts.TimeElapsedColumn(), parts.TextColumn("left"),
+            parts.TimeRemainingColumn(), parts.TextColumn("{task.fields[note]}"),
+        )  # fmt: skip
+        self.bar = parts.Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self.task = self.bar.add_task(label, total=None, note="")
+        self.began = self.shown = time.monotonic()
+        self.first: int | None = None
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.bar.stop()
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` is done."""
+        if self.first is None:
+            self.first = done - 1  # a resumed run begins in the middle
+        self.bar.update(self.task, completed=done, total=total, note=note)
+        now = time.monotonic()
+        if not self.console.is_terminal and (now - self.shown >= PLAIN_SECONDS or done == total):
+            self.shown = now
+            left = (now - self.began) / max(done - self.first, 1) * (total - done)
+            print(f"{self.label} {done}/{total} {note} about {left:.0f} s left", file=sys.stderr, flush=True)

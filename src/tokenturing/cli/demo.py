@@ -1,0 +1,5 @@
+"""`tokenturing demo`"""
+
+
+def demo() -> None:
+    """Later."""

@@ -1,0 +1,122 @@
+"""`tokenturing inspect`"""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional
+
+from tokenturing.cli.options import given
+from tokenturing.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def inspect(
+    checkpoint: Annotated[Positional[str], given("CHECKPOINT")] = "",
+    cost: bool = False,
+) -> None:
+    """Show what a checkpoint is: its settings, size, cost of a step, and how it was made.
+
+    Args:
+        checkpoint: the folder of a model or of its run, or the name of a shipped one.
+        cost: print the costs in the paper's tables beside those of the models here.
+    """
+    if cost:
+        from tokenturing.evaluate.cost import format_table, paper_table
+
+        print(format_table(paper_table()))
+    if checkpoint:
+        _show(checkpoint)
+    elif not cost:
+        from tokenturing.checkpoint import shipped
+
+        names = ", ".join(shipped()) or "none are shipped yet"
+        raise OptionError(f"inspect needs a checkpoint (a folder, or one of: {names}), or --cost")
+
+
+def _show(name: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from tokenturing.checkpoint import find_folder, load
+    from tokenturing.cli.common import model_folder
+
+    folder = model_folder(name)
+    model: Any = load(folder)
+    title = f"{name}: a {type(model).__name__}"
+    table = Table(box=None, show_header=False, title=title, title_justify="left")
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("folder", str(find_folder(folder)))
+    for key, value in _facts(model).items():
+        table.add_row(key, value)
+    for key, value in model.notes.items():
+        if key != "figures":
+            table.add_row(key.replace("_", " "), _text(value))
+    Console().print(table)
+    _show_figures(name, model.notes.get("figures"))
+
+
+def _facts(model: Any) -> dict[str, str]:
+    """Settings, parameters, size of the state and cost of a step."""
+    from tokenturing import state as states
+
+    facts = {"settings": _text(getattr(model, "config", {})), "parameters": f"{_count(model):,}"}
+    memory: Any = getattr(model, "memory", None)
+    if memory is not None:
+        facts["parameters of the memory"] = f"{_count(memory):,}"
+    if hasattr(model, "initial_state"):
+        facts["state at the start"] = f"{states.nbytes(model.initial_state(1)):,} bytes a stream"
+    for what, cost in _costs(model).items():
+        facts[what] = f"{cost:,} multiply-adds a step at the start of a stream"
+    return facts
+
+
+def _costs(model: Any) -> dict[str, int]:
+    """Multiply-adds of the parts of a step."""
+    from tokenturing.evaluate.cost import multiply_adds
+    from tokenturing.models.contract import RecurrentModel
+    from tokenturing.models.recall import INPUT_TOKENS, RecallModel
+
+    if isinstance(model, RecallModel):
+        remembering = multiply_adds(model.memory, INPUT_TOKENS)
+        return {"eyes and ears": _perceiving(model.perception), "memory": remembering}
+    if isinstance(model, RecurrentModel):
+        tokens = model.input_tokens or 1
+        return {f"cost with N = {tokens}": multiply_adds(model, tokens)}
+    return {}
+
+
+def _perceiving(perception: "nn.Module") -> int:
+    import torch
+
+    from tokenturing.evaluate.cost import count
+    from tokenturing.models.recall import SOUND_FEATURES
+    from tokenturing.tasks.scenes import SIZE
+
+    return count(perception, torch.zeros(1, SIZE, SIZE), torch.zeros(1, SOUND_FEATURES))
+
+
+def _count(module: "nn.Module") -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _show_figures(name: str, figures: Any) -> None:
+    """The figures noted in a checkpoint, as `evaluate` would show them."""
+    from tokenturing.cli.evaluate import show
+    from tokenturing.evaluate.recall import Row
+
+    fields = ("kind", "delay", "accuracy", "low", "high", "count")
+    whole = [row for row in figures or () if set(fields) <= set(row)]
+    rows = [Row(**{field: row[field] for field in fields}) for row in whole]
+    if rows:
+        show({name: rows})
+
+
+def _text(value: Any) -> str:
+    """A (nested) value as short text; shares with three digits."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(part) or '-'}" for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,65 @@
+"""`tokenturing`: the entry point. What is slow to import is imported by the command that needs it."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tokenturing.cli.demo import demo
+from tokenturing.cli.evaluate import evaluate
+from tokenturing.cli.inspect import inspect
+from tokenturing.cli.stream import stream
+from tokenturing.cli.train import train
+from tokenturing.errors import MissingExtraError, TokenTuringError
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "train": train,
+    "evaluate": evaluate,
+    "stream": stream,
+    "inspect": inspect,
+}
+DESCRIPTION = """Token Turing Machines: models that watch an endless stream of pictures and sound, keep what
+matters in a fixed set of memory tokens, and answer questions about it at any time.
+
+Begin with `tokenturing demo`. `tokenturing COMMAND --help` explains a command.
+"""
+FAILED, INTERRUPTED = 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; what goes wrong for the caller's reasons is one line and exit code 2."""
+    warnings.showwarning = _show_warning
+    try:
+        _parse_and_run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # of `tokenturing inspect ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(FAILED)
+    except (TokenTuringError, MissingExtraError, OSError) as error:
+        if os.environ.get("TOKENTURING_TRACEBACK"):
+            raise
+        print(f"tokenturing: {_one_line(error)}", file=sys.stderr)
+        sys.exit(FAILED)
+
+
+def _parse_and_run(arguments: list[str]) -> None:
+    import tyro
+
+    tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, prog="tokenturing", description=DESCRIPTION, args=arguments or ["--help"]
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _show_warning(message: Any, category: Any, filename: str, *_: Any, **__: Any) -> None:
+    """Warnings of ours as one line, others' not at all: people can do nothing about them."""
+    if f"{os.sep}tokenturing{os.sep}" in filename:
+        print(f"warning: {_one_line(message)}", file=sys.stderr)

@@ -1,0 +1,5 @@
+"""`tokenturing stream`"""
+
+
+def stream() -> None:
+    """Later."""
