@@ -1,6 +1,6 @@
 """A million steps of one stream: step time and memory of the process by position.
 
-    python benchmarks/long_stream.py [--steps 1000000] [--json FILE]
+python benchmarks/long_stream.py [--steps 1000000] [--json FILE]
 """
 
 import argparse
@@ -22,7 +22,9 @@ def resident_bytes() -> int:
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--json", help="write the figures here")
     arguments = parser.parse_args()
@@ -42,7 +44,9 @@ def main() -> None:
                 "step": step, "median_ms": statistics.median(times) * 1e3,
                 "resident_mib": resident_bytes() / 2**20, "state_bytes": nbytes(state),
             }  # fmt: skip
-            print(f"{step:>9} steps  {row['median_ms']:.3f} ms a step  {row['resident_mib']:.1f} MiB  state {row['state_bytes']} B")
+            print(
+                f"{step:>9} steps  {row['median_ms']:.3f} ms a step  {row['resident_mib']:.1f} MiB  state {row['state_bytes']} B"
+            )
             rows.append(row)
             times.clear()
     if arguments.json:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from zoo import small
 
 import tokenturing as tt
 from tokenturing import storage
 from tokenturing.errors import CheckpointError
-from zoo import small
 
 
 def edit(key: str, value: Any) -> Callable[[Path], None]:

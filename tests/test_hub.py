@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from zoo import small
 
 import tokenturing as tt
 from tokenturing.errors import CheckpointError
-from zoo import small
 
 
 def test_hub_files_go_both_ways(tmp_path: Path) -> None:

@@ -4,15 +4,9 @@ Short streams of real handwritten digits (scikit-learn's, 8 x 8) with noise betw
 is to name the last, second last ... digit. Nothing is pretrained: eyes, memory and answers learn together.
 """
 
-import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenturing.models.machine import TokenTuringMachine

@@ -14,7 +14,7 @@ from torch import Tensor
 from tokenturing import state as states
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.intervals import wilson
-from tokenturing.models.recall import RecallInput, RecallModel
+from tokenturing.models.recall import PerceivedInput, Perception, RecallInput, RecallModel
 from tokenturing.tasks.questions import AGO, BOUND, DEPTH, HEARD, KINDS, NOTHING, STEP_SECONDS, Truth
 from tokenturing.tasks.recall import Planner, RecallConfig, Renderer, Spoken, Stream
 from tokenturing.tasks.scenes import random_sighting
@@ -171,17 +171,35 @@ def evaluate(
     for moment in sorted(due):
         while at < moment:
             steps = min(CHUNK, moment - at)
-            inputs = probe.inputs(at, steps)
+            seen = Perceived(probe.inputs(at, steps))
             for run in runs.values():
-                run.advance(inputs)
+                run.advance(seen.by(run.model))
             at += steps
             if report:
                 report(at, last + 1)
-        inputs = probe.inputs(at, 1)
+        seen = Perceived(probe.inputs(at, 1))
         questions = probe.questions(at)
         for run in runs.values():
-            run.ask(inputs, questions, due[moment])
+            run.ask(seen.by(run.model), questions, due[moment])
     return {name: run.rows() for name, run in runs.items()}
+
+
+class Perceived:
+    """Inputs as the models perceive them; models with the same eyes and ears share the work."""
+
+    def __init__(self, inputs: RecallInput):
+        self.inputs = inputs
+        self.known: list[tuple[Perception, PerceivedInput]] = []
+
+    def by(self, model: RecallModel) -> PerceivedInput:
+        """What this model perceives."""
+        own = model.perception.state_dict()
+        for perception, perceived in self.known:
+            other = perception.state_dict()
+            if own.keys() == other.keys() and all(torch.equal(own[key], other[key]) for key in own):
+                return perceived
+        self.known.append((model.perception, model.perceive(self.inputs)))
+        return self.known[-1][1]
 
 
 class Run:
@@ -193,16 +211,16 @@ class Run:
         self.right: dict[tuple[str, float], int] = {}
         self.count: dict[tuple[str, float], int] = {}
 
-    def advance(self, inputs: RecallInput) -> None:
+    def advance(self, inputs: PerceivedInput) -> None:
         """Go on with nothing asked."""
         _, self.state = self.model(inputs, self.state)
 
     def ask(
-        self, inputs: RecallInput, questions: list[tuple[int, list[int], Tensor, Tensor]], delay: float
+        self, inputs: PerceivedInput, questions: list[tuple[int, list[int], Tensor, Tensor]], delay: float
     ) -> None:
         """Ask each question of a fork."""
         for kind, rows, question, answers in questions:
-            here = RecallInput(*(part[rows, 0] for part in inputs))._replace(question=question)
+            here = PerceivedInput(*(part[rows, 0] for part in inputs))._replace(question=question)
             logits, _ = self.model.step(here, states.take(self.state, rows))
             key = (KINDS[kind], delay)
             self.right[key] = self.right.get(key, 0) + int((logits.argmax(-1) == answers).sum())

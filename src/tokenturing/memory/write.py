@@ -155,4 +155,6 @@ def build_write(
         return SummaryWrite(kind, width, memory_tokens, heads, positions)
     if kind == "gated":
         return GatedWrite(width, heads, positions)
-    return {"erase_add": lambda: EraseAddWrite(width), "concat": ConcatWrite, "none": NoWrite}[kind]()
+    if kind == "erase_add":
+        return EraseAddWrite(width)
+    return ConcatWrite() if kind == "concat" else NoWrite()

@@ -100,7 +100,7 @@ class RecallModel(nn.Module):
         perception: int = 64,
     ):
         super().__init__()
-        self.config = {
+        self.config: dict[str, Any] = {
             "memory": memory, "options": options, "questions": questions, "answers": answers, "facts": facts,
             "perception": perception,
         }  # fmt: skip

@@ -216,7 +216,8 @@ class Planner:
         sightings: Sequence[Sighting],
     ) -> list[Spoken]:  # fmt: skip
         """Words of which only the steps are heard in which they are clearest, close to one another."""
-        found, at = [], 0
+        found: list[Spoken] = []
+        at = 0
         _, end, gap = phases[0]
         while True:
             at += 1 + int(rng.exponential(gap))

@@ -75,7 +75,9 @@ def draw_sounds(banks: Sequence[SpeechBank], count: int, rng: np.random.Generato
         sounds.append(bank.clips[clips, step].astype(np.float32))
         kinds, length = bank.ambient.shape[:2]
         labels.append(np.full(half, NOTHING))
-        sounds.append(bank.ambient[rng.integers(0, kinds, half), rng.integers(0, length, half)].astype(np.float32))
+        sounds.append(
+            bank.ambient[rng.integers(0, kinds, half), rng.integers(0, length, half)].astype(np.float32)
+        )
     return torch.from_numpy(np.concatenate(sounds)), torch.from_numpy(np.concatenate(labels))
 
 

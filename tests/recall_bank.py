@@ -1,0 +1,22 @@
+"""A small bank of spoken digits made of seeded vectors: a word's digit stands in its vectors, so that it can be learned."""
+
+import numpy as np
+
+from tokenturing.tasks.recall import TAIL
+from tokenturing.tasks.speech import BACKGROUNDS, SpeechBank
+
+
+def tiny_bank(seed: int = 0, words: int = 2) -> SpeechBank:
+    """`words` clips of each digit in each background."""
+    rng = np.random.default_rng(seed)
+    kinds = len(BACKGROUNDS)
+    digit = np.tile(np.repeat(np.arange(10), words), kinds)
+    background = np.repeat(np.arange(kinds), 10 * words)
+    length = rng.integers(3, 7, len(digit))
+    clips = rng.normal(0, 0.3, (len(digit), 6 + TAIL, 96)).astype(np.float16)
+    for clip, of, at in zip(clips, digit, length, strict=True):
+        clip[at - 1 : at + 4, of] += 3
+    ambient = rng.normal(0, 0.3, (kinds, 200, 96)).astype(np.float16)
+    return SpeechBank(
+        clips, digit, np.zeros(len(digit), np.int64), background, length, ambient, ("somebody",)
+    )

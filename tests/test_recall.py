@@ -1,0 +1,198 @@
+"""The recall task: what is true when, streams that can be gone on from, splits that do not mix."""
+
+import numpy as np
+import pytest
+import torch
+from recall_bank import tiny_bank
+
+from tokenturing.errors import OptionError
+from tokenturing.evaluate.intervals import wilson
+from tokenturing.evaluate.recall import Probe, delay_steps, evaluate
+from tokenturing.models.recall import RecallModel
+from tokenturing.tasks.digits import SPLITS, digit_images
+from tokenturing.tasks.questions import (
+    AGO,
+    ANSWERS,
+    BOUND,
+    FACTS,
+    HEARD,
+    KINDS,
+    NOTHING,
+    QUESTIONS,
+    Truth,
+    ago_class,
+)
+from tokenturing.tasks.recall import RecallConfig, RecallStreams
+from tokenturing.tasks.scenes import SIZE
+
+SEEN = [(5, 9, 3), (20, 24, 7), (40, 44, 3)]
+HEARD_AT = [(2, 1), (22, 8), (30, 4)]
+
+
+def at(step: int) -> Truth:
+    truth = Truth(SEEN, HEARD_AT)
+    truth.advance(step)
+    return truth
+
+
+def test_nothing_yet_before_the_first_event():
+    truth = at(1)
+    assert truth.facts() == [NOTHING] * FACTS
+    assert truth.bound(3) == NOTHING
+
+
+def test_order_is_counted_from_the_newest():
+    truth = at(60)
+    assert [truth.seen_last(k) for k in (1, 2, 3, 4)] == [3, 7, 3, NOTHING]
+    assert [truth.heard_last(k) for k in (1, 2, 3, 4)] == [4, 8, 1, NOTHING]
+
+
+def test_a_digit_counts_from_its_first_step_and_a_word_from_the_step_given():
+    assert at(4).seen_last(1) == NOTHING
+    assert at(5).seen_last(1) == 3
+    assert at(21).heard_last(1) == 1
+    assert at(22).heard_last(1) == 8
+
+
+def test_binding_takes_the_last_word_before_or_while_a_digit_was_last_seen():
+    assert at(21).bound(7) == 1, "visible now, and nothing newer heard"
+    assert at(23).bound(7) == 8, "heard while it is visible"
+    assert at(35).bound(7) == 8, "what was heard after it was gone does not count"
+    assert at(60).bound(3) == 4, "the last sighting of the digit counts"
+    assert at(60).bound(9) == NOTHING, "never seen"
+
+
+def test_binding_asks_only_of_the_last_four_sightings():
+    truth = Truth([(10 * i, 10 * i + 3, i) for i in range(6)], [(1, 5)])
+    truth.advance(100)
+    assert truth.bound(1) is None
+    assert truth.bound(2) == 5
+
+
+@pytest.mark.parametrize(
+    ("steps", "answer"),
+    [
+        (0, "under 1 s"),
+        (12, "under 1 s"),
+        (13, "1 to 4 s"),
+        (50, "4 to 16 s"),
+        (750, "16 to 64 s"),
+        (7500, "over 64 s"),
+    ],
+)
+def test_classes_of_how_long_ago(steps: int, answer: str):
+    assert ANSWERS[ago_class(steps)] == answer
+
+
+def test_how_long_ago_begins_when_the_digit_is_gone():
+    assert ANSWERS[at(24).answer(AGO)] == "under 1 s"
+    assert ANSWERS[at(24 + 13).answer(AGO)] == "1 to 4 s"
+
+
+def test_images_of_the_splits_do_not_mix():
+    images = {split: {image.tobytes() for image in digit_images(split)[0]} for split in SPLITS}
+    assert sum(map(len, images.values())) > 1700
+    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        # scikit-learn's digits hold no image twice, so that equal bytes would be the same image
+        assert not images[one] & images[other]
+
+
+def streams(seed: int = 3, **changes: object) -> RecallStreams:
+    config = RecallConfig(shortest=30, longest=60, brisk_streams=2, **changes)  # type: ignore[arg-type]
+    return RecallStreams(3, 25, tiny_bank(), config, seed=seed)
+
+
+def test_streams_are_seeded_and_go_on_after_a_stop():
+    ours, again, other = streams(), streams(), streams(seed=4)
+    for _ in range(3):
+        batch, same = next(ours), next(again)
+        assert torch.equal(batch.frames, same.frames)
+        assert torch.equal(batch.answer, same.answer)
+    assert not torch.equal(batch.sound, [next(other) for _ in range(3)][-1].sound), (
+        "another seed, other streams"
+    )
+    resumed = streams()
+    resumed.restore(ours.state())
+    for _ in range(4):
+        batch, same = next(ours), next(resumed)
+        for name in ("frames", "sound", "question", "answer", "facts", "reset", "visible"):
+            assert torch.equal(getattr(batch, name), getattr(same, name)), name
+
+
+def test_what_is_asked_is_what_was_shown():
+    row = streams(without_modality=0.0)
+    batches = [next(row) for _ in range(4)]
+    visible = torch.cat([b.visible for b in batches], 1)
+    frames = torch.cat([b.frames for b in batches], 1)
+    facts = torch.cat([b.facts for b in batches], 1)
+    assert frames.shape == (3, 100, SIZE, SIZE)
+    assert frames.min() >= 0
+    assert frames.max() <= 1
+    shown = visible < NOTHING
+    assert shown.any()
+    assert torch.equal(facts[..., 0][shown], visible[shown]), "a visible digit is the last seen one"
+    bright = frames.flatten(2).amax(-1)
+    assert bright[shown].mean() > bright[~shown].mean()
+
+
+def test_missing_modalities_have_no_events():
+    row = streams(without_modality=0.5)
+    for _ in range(6):
+        batch = next(row)
+        assert (batch.visible[~batch.has_frame] == NOTHING).all()
+        assert (batch.facts[..., 4:8][~batch.has_sound] == NOTHING).all()
+
+
+def test_questions_have_names_and_kinds():
+    assert len(QUESTIONS) == AGO + 1
+    assert len(KINDS) == 10
+    assert QUESTIONS[HEARD] == "heard 1 last"
+    assert QUESTIONS[BOUND + 7] == "heard before 7 was seen"
+
+
+def test_wilson_interval_against_known_values():
+    low, high = wilson(8, 10)
+    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_delays_are_checked():
+    assert delay_steps([0.5, 60, 600]) == [6, 750, 7500]
+    for bad in ([], [0.0], [-1.0], [float("nan")], [1e9]):
+        with pytest.raises(OptionError, match="expected seconds"):
+            delay_steps(bad)
+
+
+def test_probe_ends_where_it_says_and_asks_each_kind():
+    probe = Probe(tiny_bank(), 8)
+    for row, plan in enumerate(probe.plans):
+        last_seen = max(s.last for s in plan.sightings) if plan.sightings else -1
+        last_heard = max(w.counts_from for w in plan.spoken) - 1 if plan.spoken else -1
+        assert (last_seen if row % 2 == 0 else last_heard) == probe.end
+        assert max(last_seen, last_heard) == probe.end
+    asked = probe.questions(probe.end + 6)
+    assert {KINDS[kind] for kind, *_ in asked} == set(KINDS)
+    for _, rows, questions, answers in asked:
+        assert len(rows) == len(questions) == len(answers) == 4
+        assert (answers >= 0).all()
+
+
+def test_evaluation_counts_and_forks():
+    torch.manual_seed(0)
+    model = RecallModel("GRU", {"width": 16}, len(QUESTIONS), len(ANSWERS), 0)
+    rows = evaluate({"one": model, "two": model}, tiny_bank(), [0.5, 2.0], rows=6)
+    assert rows["one"] == rows["two"]
+    alone = evaluate({"one": model}, tiny_bank(), [2.0], rows=6)["one"]
+    assert [r for r in rows["one"] if r.delay == 2.0] == alone, (
+        "asking at one delay changes nothing for the next"
+    )
+    assert all(r.low <= r.accuracy <= r.high for r in alone)
+    assert {r.kind for r in alone} == set(KINDS)
+    assert {r.count for r in alone} == {3, 6}
+
+
+def test_untrained_models_are_at_chance_and_do_not_see_the_answer():
+    torch.manual_seed(1)
+    model = RecallModel("GRU", {"width": 16}, len(QUESTIONS), len(ANSWERS), 0)
+    rows = evaluate({"model": model}, tiny_bank(), [1.0], rows=60)["model"]
+    assert np.mean([r.accuracy for r in rows]) < 0.4
