@@ -77,7 +77,9 @@ class Progress:
             parts.TaskProgressColumn(), parts.TimeElapsedColumn(), parts.TextColumn("left"),
             parts.TimeRemainingColumn(), parts.TextColumn("{task.fields[note]}"),
         )  # fmt: skip
-        self.bar = parts.Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self.bar = parts.Progress(
+            *columns, console=self.console, disable=not self.console.is_terminal, redirect_stdout=sys.stdout.isatty()
+        )
         self.task = self.bar.add_task(label, total=None, note="")
         self.began = self.shown = time.monotonic()
         self.first: int | None = None

@@ -1,5 +1,27 @@
 """`tokenturing demo`"""
 
+from pathlib import Path
+from typing import Annotated
 
-def demo() -> None:
-    """Later."""
+from tokenturing.cli.options import given
+
+
+def demo(
+    out: Annotated[str, given("FOLDER", hint=None)] = "runs/demo",
+    model: Annotated[str, given("CHECKPOINT", hint=None)] = "recall-ttm",
+    fast: bool = False,
+) -> None:
+    """See it work in five minutes: a small machine learns, a trained one watches, a report is written.
+
+    Args:
+        out: where report.html and the video are written.
+        model: the trained model that watches: a shipped one's name, or a folder.
+        fast: train for seconds only and do not wait, for a quick look or a test.
+    """
+    from rich.console import Console
+
+    from tokenturing.cli.common import model_folder, voices
+    from tokenturing.demo.run import run
+
+    with voices():
+        run(Path(out), model_folder(model), fast, Console())

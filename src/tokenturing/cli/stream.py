@@ -1,5 +1,182 @@
 """`tokenturing stream`"""
 
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any, NamedTuple
 
-def stream() -> None:
-    """Later."""
+from tyro.conf import Positional, UseAppendAction
+
+from tokenturing.cli.options import given
+from tokenturing.errors import OptionError
+
+if TYPE_CHECKING:
+    from tokenturing.cli.watcher import Answer, Watcher
+    from tokenturing.encoders.media import Media
+
+ROTATION = ("seen 1 last", "heard 1 last", "how long ago seen", "seen 2 last", "heard 2 last")
+EVERY = 2.0
+STEP_SECONDS = 0.08
+ROUNDING = 1e-6
+
+
+class Due(NamedTuple):
+    """A question and when to ask it."""
+
+    time: float
+    question: str
+
+
+def stream(
+    checkpoint: Annotated[Positional[str], given("CHECKPOINT")],
+    source: Annotated[Positional[str], given("FILE.mp4|.wav|camera")],
+    ask: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], given('"TIME QUESTION"')] = (),
+    every: Annotated[float | None, given("SECONDS", hint="(default: 2, or 0 with --ask)")] = None,
+    jsonl: Annotated[str, given("FILE")] = "",
+) -> None:
+    """Let a model watch a video, a sound file or a camera, and answer questions about it.
+
+    Each line is what it notices or answers; at the end every question is asked once. Questions are: "seen 2
+    last", "heard 1 last" (1 to 4), "heard before 7 was seen" (0 to 9), "how long ago seen".
+
+    Args:
+        checkpoint: the model: a folder, or the name of a shipped one, such as recall-ttm.
+        source: a file with pictures, sound or both, or "camera" (or "camera:1"; Ctrl-C ends it).
+        ask: a question and the second at which to ask it, such as --ask "12.0 seen 2 last"
+        every: ask one of five questions in turn every so many seconds; 0: never.
+        jsonl: write everything to this file as well, one JSON object a line.
+    """
+    from tokenturing.cli.common import load_recall_model, voices
+    from tokenturing.cli.watcher import Watcher
+    from tokenturing.encoders.media import open_media
+
+    asked = parse_questions([text for group in ask for text in group])
+    seconds = (0.0 if ask else EVERY) if every is None else every
+    if seconds < 0:
+        raise OptionError(f"--every {seconds:g}: expected seconds, or 0 for never")
+    model = load_recall_model(checkpoint)
+    with ExitStack() as stack:
+        media = stack.enter_context(open_media(source))
+        file = stack.enter_context(_open_lines(jsonl)) if jsonl else None
+        with voices():
+            watcher = Watcher(model, media.has_sound)
+        _announce(source, media)
+        _watch(media, watcher, Schedule(asked, seconds), Output(file))
+
+
+def parse_questions(texts: Sequence[str]) -> list[Due]:
+    """ "12.0 seen 2 last" -> when and what, by time."""
+    from tokenturing.errors import choose
+    from tokenturing.tasks.questions import QUESTIONS
+
+    due = []
+    for text in texts:
+        time, _, question = text.strip().partition(" ")
+        try:
+            seconds = float(time)
+        except ValueError:
+            raise OptionError(f'--ask "{text}": expected "SECONDS QUESTION", as in "12.0 seen 2 last"') from None
+        due.append(Due(seconds, choose("question", " ".join(question.split()), QUESTIONS)))
+    return sorted(due)
+
+
+class Schedule:
+    """Which questions are due: those asked for and, every so many seconds, one of the rotation.
+
+    Args:
+        asked: in the order of their times.
+        every: seconds; 0: no rotation.
+    """
+
+    def __init__(self, asked: Sequence[Due], every: float):
+        self.waiting, self.every, self.turn = list(asked), every, 0
+
+    def due(self, until: float) -> list[str]:
+        """The questions whose time is before `until` and that were not yet asked."""
+        found = []
+        while self.waiting and self.waiting[0].time < until - ROUNDING:
+            found.append(self.waiting.pop(0).question)
+        while self.every and self.every * (self.turn + 1) < until - ROUNDING:
+            found.append(ROTATION[self.turn % len(ROTATION)])
+            self.turn += 1
+        return found
+
+
+def _open_lines(path: str) -> IO[str]:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return Path(path).open("w", encoding="utf-8")
+
+
+def _announce(source: str, media: "Media") -> None:
+    tracks = [name for name, there in (("pictures", media.has_video), ("sound", media.has_sound)) if there]
+    length = f", {media.duration:.1f} s" if media.duration else ""
+    print(f"{source}: {' and '.join(tracks)}{length}", flush=True)
+
+
+def _watch(media: "Media", watcher: "Watcher", schedule: Schedule, output: "Output") -> None:
+    """All steps of the media, then every question once; Ctrl-C ends it early, with the questions."""
+    from tokenturing.tasks.questions import QUESTIONS
+
+    taken, interrupted = 0, False
+    try:
+        for taken, end in _steps(media, watcher, output):
+            if questions := schedule.due(end):
+                output.answers(end, watcher.ask(questions))
+    except KeyboardInterrupt:
+        interrupted = media.duration is not None  # a camera has no other end
+    seconds = taken * STEP_SECONDS
+    print(f"\nat the end, after {seconds:.1f} s:")
+    output.answers(seconds, watcher.ask(QUESTIONS), final=True)
+    for late in schedule.waiting:
+        print(f"not asked, since it was over by {late.time:g} s: {late.question}", file=sys.stderr)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _steps(media: "Media", watcher: "Watcher", output: "Output") -> Iterator[tuple[int, float]]:
+    """(number, end in seconds) of each step once the model has taken it; a bar shows how far that is."""
+    from tokenturing.cli.common import Progress
+
+    total = round(media.duration / STEP_SECONDS) if media.duration else 0
+    with Progress("watching") if total else nullcontext() as progress:
+        for number, step in enumerate(media, start=1):
+            for notice in watcher.take(step):
+                output.event(step.time, notice.sense, notice.digit, notice.confidence)
+            yield number, step.time + STEP_SECONDS
+            if progress:
+                progress.update(min(number, total), total)
+
+
+class Output:
+    """Lines for people and, if there is a file, JSON lines for programs."""
+
+    def __init__(self, file: IO[str] | None):
+        self.file = file
+
+    def event(self, time: float, sense: str, digit: int, confidence: float) -> None:
+        """Something was noticed."""
+        print(f"{_clock(time)}  ({sense} {digit})", flush=True)
+        self._write({"time": round(time, 2), "event": sense, "digit": digit, "confidence": round(confidence, 4)})
+
+    def answers(self, time: float, answers: Sequence["Answer"], final: bool = False) -> None:
+        """Questions were answered."""
+        for answer in answers:
+            print(f"{_clock(time)}  {answer.question}? {answer.answer} ({answer.confidence:.0%})", flush=True)
+            self._write(
+                {"time": round(time, 2), "question": answer.question, "answer": answer.answer,
+                 "confidence": round(answer.confidence, 4), "final": final}
+            )  # fmt: skip
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self.file is not None:
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02}:{rest:05.2f}" if hours else f"{minutes}:{rest:05.2f}"
+

@@ -4,9 +4,15 @@ Short streams of real handwritten digits (scikit-learn's, 8 x 8) with noise betw
 is to name the last, second last ... digit. Nothing is pretrained: eyes, memory and answers learn together.
 """
 
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenturing.models.machine import TokenTuringMachine
@@ -15,8 +21,8 @@ from tokenturing.tasks.digits import digit_images
 DEPTH = 4
 NOTHING = 10
 PIXELS = 64
-ROWS = 96
-STEPS = 24
+ROWS = 64
+STEPS = 20
 RATE = 4e-3
 EVALUATE_EVERY = 2.5
 """seconds between two points of the curve"""
@@ -71,3 +77,73 @@ class SmallRecaller(nn.Module):
         tokens = self.eye(frames).unsqueeze(-2)
         y, _ = self.memory(tokens)
         return self.head(y.flatten(-2)).unflatten(-1, (DEPTH, NOTHING + 1))
+
+
+@dataclass
+class Learned:
+    """The course of the training."""
+
+    parameters: int
+    updates: int = 0
+    seconds: list[float] = field(default_factory=list)
+    shares: list[list[float]] = field(default_factory=list)
+    """for each of the seconds, the share right of the last, second last ... digit on held-out images"""
+
+
+class Point(NamedTuple):
+    """How far the training is."""
+
+    seconds: float
+    share_done: float
+    updates: int
+    loss: float
+
+
+def learn(seconds: float, report: Callable[[Point, Learned], None], seed: int = 0) -> Learned:
+    """Train for so many seconds of wall-clock time, reporting every point of the curve."""
+    torch.manual_seed(seed)
+    model = SmallRecaller()
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, RATE, weight_decay=0.01, betas=(0.9, 0.98))
+    streams, held_out = Streams("train", seed), Streams("test", seed + 1).draw(128, 2 * STEPS)
+    learned = Learned(sum(parameter.numel() for parameter in parameters))
+    began, due = time.monotonic(), 0.0
+    while True:
+        elapsed = time.monotonic() - began
+        done = min(elapsed / seconds, 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(learned.updates, done)
+        loss = _update(model, optimizer, parameters, streams)
+        learned.updates += 1
+        if elapsed >= due or done == 1.0:
+            due = elapsed + EVALUATE_EVERY
+            learned.seconds.append(elapsed)
+            learned.shares.append(held_out_shares(model, *held_out))
+            report(Point(elapsed, done, learned.updates, loss), learned)
+        if done == 1.0:
+            return learned
+
+
+def rate_at(updates: int, share_done: float) -> float:
+    """A short warm-up, then a cosine over the time there is."""
+    return RATE * min(1.0, (updates + 1) / 50) * (0.01 + 0.495 * (1 + math.cos(math.pi * share_done)))
+
+
+def _update(
+    model: SmallRecaller, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], streams: Streams
+) -> float:
+    frames, truth = streams.draw(ROWS, STEPS)
+    loss = F.cross_entropy(model(frames).flatten(0, 2), truth.flatten())
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+@torch.no_grad()
+def held_out_shares(model: SmallRecaller, frames: Tensor, truth: Tensor) -> list[float]:
+    """The share right of each of the last DEPTH digits, once there were as many."""
+    right = model(frames).argmax(-1) == truth
+    there = truth != NOTHING
+    return [float(right[..., k][there[..., k]].float().mean()) for k in range(DEPTH)]

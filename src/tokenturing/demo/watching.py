@@ -22,8 +22,6 @@ class Asked:
     answer: str
     truth: str
     confidence: float
-    read: np.ndarray
-    """[M], how much of each slot was read for it"""
 
     @property
     def right(self) -> bool:
@@ -70,12 +68,9 @@ def _advance(model: RecallModel, tokens: Tensor, state: tuple, question: int) ->
 
 
 def _ask(model: RecallModel, tokens: Tensor, state: tuple, step: int, question: int, truth: int) -> Asked:
-    y, _, trace = _advance(model, tokens, state, question)
+    y, _, _ = _advance(model, tokens, state, question)
     confidence, answer = model.read_off(y)[0, 0].softmax(-1).max(-1)
-    read = trace.read[:, : len(trace.gate)].mean(0)
-    return Asked(
-        step, QUESTIONS[question], ANSWERS[int(answer)], ANSWERS[truth], float(confidence), read
-    )
+    return Asked(step, QUESTIONS[question], ANSWERS[int(answer)], ANSWERS[truth], float(confidence))
 
 
 def _surest(shares: Tensor) -> tuple[int, float]:
@@ -90,7 +85,7 @@ class Watched:
     gates: np.ndarray
     """[T, M]"""
     reads: np.ndarray
-    """[T, M], the mean over read tokens"""
+    """[T, M], the most that any read token takes of each slot"""
     ages: np.ndarray
     """[T, M]"""
     asked: list[Asked]
@@ -102,7 +97,7 @@ class Watched:
         slots = len(traces[0].gate)
         return cls(
             np.stack([trace.gate for trace in traces]),
-            np.stack([trace.read[:, :slots].mean(0) for trace in traces]),
+            np.stack([trace.read[:, :slots].max(0) for trace in traces]),
             np.stack([trace.age for trace in traces]),
             [asked for moment in moments for asked in moment.asked],
         )

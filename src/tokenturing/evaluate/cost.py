@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -158,6 +159,7 @@ def _mixer(tokens: int) -> float:
     return _on_tokens(MixerProcessor(WIDTH, tokens, LAYERS, HIDDEN), tokens)
 
 
+@cache
 def _transformer(tokens: int) -> float:
     # 3000 tokens and more take seconds to compute and nothing on "meta", where a single operator is slower.
     with torch.device("meta" if tokens > 1000 else "cpu"):

@@ -21,7 +21,7 @@ def digit_images(split: str) -> tuple[np.ndarray, np.ndarray]:
         raise MissingExtraError("scikit-learn", "tasks") from error
     data = load_digits()
     order = np.random.default_rng(SPLIT_SEED).permutation(len(data.target))
-    borders = np.cumsum([0, *(int(share * len(order)) for share in SHARES[:-1])]).tolist() + [len(order)]
+    borders = [*np.cumsum([0, *(int(share * len(order)) for share in SHARES[:-1])]).tolist(), len(order)]
     part = SPLITS.index(split)
     rows = order[borders[part] : borders[part + 1]]
     return (data.images[rows] / 16).astype(np.float32), data.target[rows]

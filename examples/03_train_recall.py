@@ -1,0 +1,66 @@
+"""Train a small Token Turing Machine on recall with the library's own pieces, and see what it remembers.
+
+`tokenturing train recipes/recall.toml` is the same with all voices, slow streams too, a schedule and checkpoints.
+Run: python examples/03_train_recall.py [--updates 300]
+"""
+
+import argparse
+
+import torch
+from torch import Tensor
+
+import tokenturing as tt
+from tokenturing.models.recall import RecallInput, RecallModel
+from tokenturing.tasks.questions import ANSWERS, FACTS, KINDS, QUESTIONS, kind_of
+from tokenturing.tasks.recall import Batch, RecallConfig, RecallStreams
+from tokenturing.tasks.speech import Utterance, build_bank
+from tokenturing.tasks.synthesis import digit_word, synthesize, voices
+from tokenturing.train.loop import losses
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--updates", type=int, default=300)
+updates = parser.parse_args().updates
+
+# Words to be heard: three voices say ten digits, each in every background noise.
+words = [Utterance(d, v, synthesize(digit_word(d), v)) for v in voices("train")[:3] for d in range(10)]
+bank = build_bank(words, conditions_per_utterance=6, seed=0, ambient_seconds=10, progress=False)
+brisk = RecallConfig(brisk_streams=1_000_000)  # short streams with many events: what is learned first
+streams = RecallStreams(32, 20, bank, brisk)  # 32 rows, chunks of 20 steps
+
+# A model: frozen eyes and ears that came with the package, a memory, a head for answers.
+torch.manual_seed(0)
+options = {"width": 48, "memory_tokens": 12, "read_tokens": 8, "layers": 1, "heads": 4, "hidden": 96}
+model = RecallModel("TokenTuringMachine", options, len(QUESTIONS), len(ANSWERS), FACTS)
+model.perception.load_state_dict(tt.load("recall-perception").state_dict())
+model.perception.requires_grad_(False)
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 3e-3, betas=(0.9, 0.98))
+
+
+def run(batch: Batch, state: tuple | None) -> tuple[Tensor, tuple]:
+    inputs = RecallInput(batch.frames, batch.sound, batch.question, batch.has_frame, batch.has_sound)
+    return model(inputs, state, batch.reset)
+
+
+state = None
+for update in range(updates):
+    batch = next(streams)
+    logits, state = run(batch, state)  # the state goes on from chunk to chunk ...
+    answers, facts = losses(logits, batch)
+    optimizer.zero_grad()
+    (answers + 0.5 * facts).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    state = tt.state.detach(state)  # ... and gradients do not
+    if update % 25 == 0 or update == updates - 1:
+        print(f"update {update}: loss {answers.item():.2f}", flush=True)
+
+right: dict[str, list[bool]] = {kind: [] for kind in KINDS}
+with torch.no_grad():
+    for batch in (next(streams) for _ in range(10)):
+        logits, state = run(batch, state)
+        for question, answer, given in zip(
+            batch.question.flatten(), batch.answer.flatten(), logits[..., 0, :].argmax(-1).flatten()
+        ):
+            if question >= 0:
+                right[kind_of(int(question))].append(bool(given == answer))
+print("  ".join(f"{kind} {sum(found) / max(len(found), 1):.2f}" for kind, found in right.items()))

@@ -1,0 +1,88 @@
+"""The shipped models side by side: what they remember, what they cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tokenturing.checkpoint import load, shipped
+from tokenturing.errors import TokenTuringError
+from tokenturing.evaluate.growth import Size, growth
+from tokenturing.evaluate.intervals import wilson
+from tokenturing.models.recall import INPUT_TOKENS, RecallModel
+from tokenturing.tasks.questions import STEP_SECONDS
+from tokenturing.viz.curves import Length, Share
+
+LENGTHS = (1.0, 10.0, 60.0, 600.0)
+"""seconds of a stream after which cost and size are measured"""
+GROUPS = {
+    "what was seen": ("seen-1", "seen-2", "seen-3", "seen-4"),
+    "what was heard": ("heard-1", "heard-2", "heard-3", "heard-4"),
+    "heard before x was seen": ("bound",),
+    "how long ago": ("ago",),
+}
+FIELDS = ("kind", "delay", "accuracy", "low", "high", "count")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One model of the comparison."""
+
+    name: str
+    parameters: int
+    rows: list[dict[str, Any]]
+    """its figures as `tokenturing evaluate --json` writes them; empty where none are noted"""
+    sizes: list[Size]
+    grows: bool
+    notes: dict[str, Any]
+
+
+def compare(first: RecallModel, first_name: str, lengths: Sequence[float] = LENGTHS) -> list[Compared]:
+    """The given model and all others that were shipped and can be loaded."""
+    models = {first_name: first}
+    for name in shipped():
+        if name.startswith("recall-") and name not in models:
+            try:
+                model = load(name)
+            except TokenTuringError:
+                continue
+            if isinstance(model, RecallModel):
+                models[name] = model
+    return [_measure(name, model, lengths) for name, model in models.items()]
+
+
+def _measure(name: str, model: RecallModel, lengths: Sequence[float]) -> Compared:
+    sizes = growth(model.memory, INPUT_TOKENS, [round(length / STEP_SECONDS) for length in lengths])
+    notes: dict[str, Any] = getattr(model, "notes", None) or {}
+    rows = [row for row in notes.get("figures", ()) if set(FIELDS) <= set(row)]
+    parameters = sum(parameter.numel() for parameter in model.memory.parameters())
+    grows = sizes[0].nbytes != sizes[-1].nbytes
+    return Compared(name.removeprefix("recall-"), parameters, rows, sizes, grows, notes)
+
+
+def by_delay(compared: Sequence[Compared]) -> dict[str, dict[str, list[Share]]]:
+    """Group of kinds -> model -> its shares by delay, the kinds of a group taken together."""
+    return {
+        title: {model.name: _pooled(model.rows, kinds) for model in compared if model.rows}
+        for title, kinds in GROUPS.items()
+    }
+
+
+def _pooled(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> list[Share]:
+    found = []
+    for delay in sorted({row["delay"] for row in rows}):
+        here = [row for row in rows if row["kind"] in kinds and row["delay"] == delay]
+        count = sum(row["count"] for row in here)
+        right = sum(row["accuracy"] * row["count"] for row in here)
+        if count:
+            found.append(Share(delay, right / count, *wilson(round(right), count)))
+    return found
+
+
+def by_length(compared: Sequence[Compared]) -> dict[str, list[Length]]:
+    """Model -> cost and size by the length of the stream."""
+    return {
+        model.name: [
+            Length(size.steps * STEP_SECONDS, size.multiply_adds, size.nbytes) for size in model.sizes
+        ]
+        for model in compared
+    }

@@ -1,0 +1,169 @@
+"""The page that the demo leaves behind: `report.html`, one file that opens offline."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenturing.demo.figures import Compared, by_delay, by_length
+from tokenturing.demo.minute import FADING, Minute
+from tokenturing.demo.training import DEPTH, Learned
+from tokenturing.demo.watching import Watched
+from tokenturing.evaluate.trace import holdings
+from tokenturing.storage import write_file
+from tokenturing.tasks.questions import KINDS, STEP_SECONDS
+from tokenturing.viz.curves import delay_figure, growth_figure, learning_figure, readable
+from tokenturing.viz.memory import Happening, Question, memory_figure, stream_figure
+from tokenturing.viz.page import Section, page, table
+
+ORDINALS = ("last", "second last", "third last", "fourth last")
+
+
+def write_report(
+    path: Path, minute: Minute, watched: Watched, learned: Learned, compared: Sequence[Compared]
+) -> None:
+    """Put everything on one page."""
+    sections = [
+        _stream(minute, watched),
+        _memory(minute, watched),
+        _learning(learned),
+        *_accuracy(compared),
+        *_growth(compared),
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = page("What a Token Turing Machine remembers", _lead(watched, compared), sections)
+    write_file(path, text.encode())
+
+
+def _lead(watched: Watched, compared: Sequence[Compared]) -> str:
+    """Three sentences for someone who has never heard of it."""
+    right, count, slots = _right(watched), len(watched.asked), watched.gates.shape[1]
+    last = "Its notebook never grows, so that a step costs the same after ten minutes as after one second"
+    growing = [model for model in compared if model.grows]
+    if growing:
+        most = max(growing, key=lambda model: model.sizes[-1].nbytes)
+        ratio = most.sizes[-1].nbytes / compared[0].sizes[-1].nbytes
+        last += f", while a model that keeps everything ({most.name}) needs {ratio:,.0f} times the room by then"
+    return (
+        "A Token Turing Machine is a neural network that looks and listens without end and keeps what "
+        f"matters in a notebook of only {slots} lines, its memory. Below it watches one minute in which "
+        "handwritten digits appear and digits are spoken, pictures and voices it was never trained on, and "
+        f"answers questions such as “which digit did you see second last?”: {right} of {count} right. {last}."
+    )
+
+
+def _right(watched: Watched) -> int:
+    return sum(asked.right for asked in watched.asked)
+
+
+def happenings(minute: Minute) -> list[Happening]:
+    """The events of the minute with a picture from the middle of each sighting."""
+    found = []
+    for event in minute.events:
+        seen = event.kind == "seen"
+        step = (event.first + event.last - FADING) // 2 if seen else event.first
+        found.append(
+            Happening(event.kind, event.digit, step * STEP_SECONDS, minute.frames[step] if seen else None)
+        )
+    return found
+
+
+def _stream(minute: Minute, watched: Watched) -> Section:
+    questions = [Question(asked.step * STEP_SECONDS, asked.right) for asked in watched.asked]
+    wrong = [asked for asked in watched.asked if not asked.right]
+    rows = [
+        (f"{asked.step * STEP_SECONDS:.1f} s", asked.question, asked.answer, asked.truth) for asked in wrong
+    ]
+    listed = table(("when", "question", "its answer", "the truth"), rows) if rows else ""
+    return Section(
+        "The minute it watched",
+        'Digits that were <span class="seen">seen</span>, with a picture of 32 × 32 pixels as the machine sees '
+        'them, and digits that were <span class="heard">heard</span>; beneath, each question: '
+        '<span class="right">● right</span>, <span class="wrong">✖ wrong</span>. In the middle nothing happens '
+        "but noise, and the questions go on.",
+        stream_figure(happenings(minute), questions, len(minute.frames) * STEP_SECONDS, "stream")
+        + (f"<details><summary>What it got wrong</summary>{listed}</details>" if listed else ""),
+    )
+
+
+def _memory(minute: Minute, watched: Watched) -> Section:
+    held = holdings(watched.gates, minute.events)
+    return Section(
+        "Its memory during that minute",
+        "Each row is one slot of the memory. A slot is written through a gate; while the gate is shut the slot "
+        "stays as it is to the bit, however long that lasts.",
+        memory_figure(held, watched.gates, watched.reads, happenings(minute), STEP_SECONDS, "memory"),
+        "A slot is taken to hold the event during which its gate was last open. Reading is shown as the most "
+        "that any of the read tokens takes of the slot.",
+    )
+
+
+def _learning(learned: Learned) -> Section:
+    names = [f"the {ORDINALS[k]} digit" for k in range(DEPTH)]
+    curves = {name: [shares[k] for shares in learned.shares] for k, name in enumerate(names)}
+    return Section(
+        "A small one, trained from nothing on this machine",
+        f"While you waited, {learned.parameters:,} random numbers became a machine that recalls handwritten "
+        f"digits: {learned.updates:,} updates in {learned.seconds[-1]:.0f} seconds, tested on images that it was "
+        "not trained on.",
+        learning_figure(learned.seconds, curves, 0.1, "learning"),
+    )
+
+
+def _accuracy(compared: Sequence[Compared]) -> list[Section]:
+    known = [model for model in compared if model.rows]
+    if not known:
+        return []
+    rows, classes = _accuracy_table(known)
+    head = ("question", "delay", *(model.name for model in known))
+    return [
+        Section(
+            "What is left after a delay",
+            "Share of right answers by the time since the last event, on images and voices that no model was "
+            "trained on, with 95 % intervals. Nothing but noise runs through the delay; the models were trained on "
+            "streams of at most 80 seconds. The dotted line is 95 %.",
+            delay_figure(by_delay(known), "delay")
+            + f"<details><summary>All figures</summary>{table(head, rows, classes)}</details>",
+            "These figures came with the models: tokenturing evaluate measures them anew.",
+        )
+    ]
+
+
+def _accuracy_table(known: Sequence[Compared]) -> tuple[list[list[str]], list[list[str]]]:
+    """Cells and their classes: each kind and delay a row, each model a column, the best marked."""
+    shares = [{(row["kind"], row["delay"]): row for row in model.rows} for model in known]
+    delays = sorted({delay for found in shares for _, delay in found})
+    rows, classes = [], []
+    for kind in KINDS:
+        for delay in delays:
+            here = [found.get((kind, delay)) for found in shares]
+            best = max((row["accuracy"] for row in here if row), default=2.0)
+            rows.append([kind, readable(delay), *(_share(row) for row in here)])
+            classes.append(["", "", *("best" if row and row["accuracy"] == best else "" for row in here)])
+    return rows, classes
+
+
+def _share(row: dict | None) -> str:
+    return f"{row['accuracy']:.2f} ({row['low']:.2f}-{row['high']:.2f})" if row else "-"
+
+
+def _growth(compared: Sequence[Compared]) -> list[Section]:
+    head = [
+        "model", "parameters", "cost at 1 s", "cost at 10 min", "state at 1 s", "state at 10 min", "trained in"
+    ]  # fmt: skip
+    rows = [
+        [
+            model.name, f"{model.parameters:,}",
+            *(f"{model.sizes[at].multiply_adds / 1e6:.2f} M" for at in (0, -1)),
+            *(f"{model.sizes[at].nbytes / 1e3:,.1f} kB" for at in (0, -1)),
+            f"{model.notes['seconds'] / 60:.0f} min" if "seconds" in model.notes else "-",
+        ]
+        for model in compared
+    ]  # fmt: skip
+    return [
+        Section(
+            "What it costs",
+            "Multiply-adds of one step and bytes of state for one stream, measured after so much of it. Both axes "
+            "are logarithmic: a flat line costs the same for ever.",
+            growth_figure(by_length(compared), "growth") + table(head, rows),
+            "The memory alone; eyes and ears are the same for all.",
+        )
+    ]

@@ -1,0 +1,53 @@
+"""Colours that stand on white and on black, and figures as SVG that takes the page's own colour for its ink."""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+INK = "#123456"
+"""stands for the page's text colour until the SVG is written"""
+SEEN, HEARD, RIGHT, WRONG = "#3d85c6", "#e0862d", "#2e9e5b", "#dc4438"
+IDLE = "#8a8f98"
+SERIES = ("#8e5bd0", "#e0862d", "#2e9e5b", "#d9569f", "#3d85c6", "#a58b1f", "#1fa3a3", "#dc4438", "#8a8f98")
+"""of models, the first for the one that matters"""
+MARKS = "osD^vPX<>"
+SETTINGS = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9.5, "axes.titlesize": 10,
+    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False,
+    "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK,
+    "xtick.color": INK, "ytick.color": INK, "axes.titlecolor": INK, "legend.frameon": False,
+    "grid.color": "#8a8f98", "grid.alpha": 0.25, "grid.linewidth": 0.6, "lines.linewidth": 1.8,
+    "figure.constrained_layout.use": True,
+}  # fmt: skip
+
+
+@contextmanager
+def figure(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure in our style; draw and save inside the `with`."""
+    with mpl.rc_context(SETTINGS):
+        yield Figure(figsize=(width, height))
+
+
+def svg(drawn: Figure, name: str) -> str:
+    """A figure as an SVG element to stand in a page: no prologue, no addresses, ink in the page's colour.
+
+    Args:
+        drawn: the figure, inside `with figure(...)`.
+        name: of the figure, so that no two of a page share the names of their parts.
+    """
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name}):
+        drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\s(xmlns(:\w+)?|width|height|version)="[^"]*"', "", text.split(">", 1)[0]) + (
+        ">" + text.split(">", 1)[1]
+    )
+    text = text.replace("xlink:href", "href").replace(INK, "currentColor")
+    return text.replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
+
