@@ -42,11 +42,9 @@ def draw(rows: int) -> tuple[Tensor, Tensor]:
 parser = argparse.ArgumentParser()
 parser.add_argument("--updates", type=int, default=150)
 updates = parser.parse_args().updates
-
 torch.manual_seed(0)
-lstm = nn.LSTM(32, 64, batch_first=True)
 machine = tt.TokenTuringMachine(width=32, memory_tokens=8, read_tokens=2, layers=1, heads=4)
-for memory in (lstm, machine):
+for memory in (nn.LSTM(32, 64, batch_first=True), machine):
     model = Reader(memory)
     optimizer, began = torch.optim.AdamW(model.parameters(), 4e-3), time.perf_counter()
     for _ in range(updates):

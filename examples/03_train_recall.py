@@ -1,4 +1,4 @@
-"""Train a small Token Turing Machine on recall with the library's own pieces, and see what it remembers.
+"""Train a small Token Turing Machine on recall with the library's own pieces, and watch what it learns.
 
 `tokenturing train recipes/recall.toml` is the same with all voices, slow streams too, a schedule and checkpoints.
 Run: python examples/03_train_recall.py [--updates 300]
@@ -7,15 +7,14 @@ Run: python examples/03_train_recall.py [--updates 300]
 import argparse
 
 import torch
-from torch import Tensor
 
 import tokenturing as tt
 from tokenturing.models.recall import RecallInput, RecallModel
-from tokenturing.tasks.questions import ANSWERS, FACTS, KINDS, QUESTIONS, kind_of
-from tokenturing.tasks.recall import Batch, RecallConfig, RecallStreams
+from tokenturing.tasks.questions import ANSWERS, FACTS, KINDS, QUESTIONS
+from tokenturing.tasks.recall import RecallConfig, RecallStreams
 from tokenturing.tasks.speech import Utterance, build_bank
 from tokenturing.tasks.synthesis import digit_word, synthesize, voices
-from tokenturing.train.loop import losses
+from tokenturing.train.loop import KIND_OF_QUESTION, losses
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--updates", type=int, default=300)
@@ -36,15 +35,11 @@ model.perception.requires_grad_(False)
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 3e-3, betas=(0.9, 0.98))
 
 
-def run(batch: Batch, state: tuple | None) -> tuple[Tensor, tuple]:
-    inputs = RecallInput(batch.frames, batch.sound, batch.question, batch.has_frame, batch.has_sound)
-    return model(inputs, state, batch.reset)
-
-
 state = None
 for update in range(updates):
     batch = next(streams)
-    logits, state = run(batch, state)  # the state goes on from chunk to chunk ...
+    inputs = RecallInput(batch.frames, batch.sound, batch.question, batch.has_frame, batch.has_sound)
+    logits, state = model(inputs, state, batch.reset)  # the state goes on from chunk to chunk ...
     answers, facts = losses(logits, batch)
     optimizer.zero_grad()
     (answers + 0.5 * facts).backward()
@@ -52,15 +47,9 @@ for update in range(updates):
     optimizer.step()
     state = tt.state.detach(state)  # ... and gradients do not
     if update % 25 == 0 or update == updates - 1:
-        print(f"update {update}: loss {answers.item():.2f}", flush=True)
-
-right: dict[str, list[bool]] = {kind: [] for kind in KINDS}
-with torch.no_grad():
-    for batch in (next(streams) for _ in range(10)):
-        logits, state = run(batch, state)
-        for question, answer, given in zip(
-            batch.question.flatten(), batch.answer.flatten(), logits[..., 0, :].argmax(-1).flatten()
-        ):
-            if question >= 0:
-                right[kind_of(int(question))].append(bool(given == answer))
-print("  ".join(f"{kind} {sum(found) / max(len(found), 1):.2f}" for kind, found in right.items()))
+        asked = batch.question >= 0
+        kinds = KIND_OF_QUESTION[batch.question[asked]]
+        right = kinds[(logits[:, :, 0].argmax(-1) == batch.answer)[asked]]
+        shares = torch.bincount(right, minlength=len(KINDS)) / torch.bincount(kinds, minlength=len(KINDS))
+        listed = "  ".join(f"{kind} {share:.2f}" for kind, share in zip(KINDS, shares, strict=True))
+        print(f"update {update}, loss {answers.item():.2f}, right: {listed}", flush=True)

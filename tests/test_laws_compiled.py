@@ -9,12 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
-from zoo import BASELINES, GROWING, ZOO, build, inputs, worn_state
+from zoo import GROWING, ZOO, build, inputs, worn_state
 
 from tokenturing import state as states
 from tokenturing.models.contract import RecurrentModel
 
-QUICK = ("gated", "write-mlp", "write-erase-add", "write-concat", "scenic-simple", *BASELINES)
+QUICK = (
+    "gated", "write-mlp", "write-erase-add", "write-concat", "scenic-simple",
+    "LSTM", "WindowTransformer", "FullTransformer", "RecurrentTransformer", "TemporalMixer", "Retrieval",
+)  # fmt: skip
 """A graph of each kind; the others, whose graphs are put together from the same parts, run with --slow."""
 every_model = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in ZOO]
@@ -73,7 +76,7 @@ def test_compiled_gradients(name: str) -> None:
 
 def test_compile_control_fails() -> None:
     compiled_is_eager(broken.make(broken.Sound))
-    with pytest.raises(torch._dynamo.exc.Unsupported):
+    with pytest.raises(torch._dynamo.exc.TorchDynamoException):
         compiled_is_eager(broken.make(broken.Branching))
 
 
@@ -116,5 +119,5 @@ def test_export(name: str) -> None:
 
 def test_export_control_fails() -> None:
     exported_is_eager(broken.make(broken.Sound))
-    with pytest.raises((AssertionError, torch._dynamo.exc.UserError, RuntimeError)):
+    with pytest.raises((AssertionError, torch._dynamo.exc.TorchDynamoException, RuntimeError)):
         exported_is_eager(broken.make(broken.OneBatch))

@@ -29,6 +29,7 @@ _LAZY = {
     "baselines": "tokenturing.baselines",
     "from_scenic": "tokenturing.scenic",
     "testing": "tokenturing.testing",
+    "scenic": "tokenturing.scenic",
 }
 """public names that are imported at their first use"""
 

@@ -81,19 +81,19 @@ class TensorFile:
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "does not exist"
             raise CheckpointError(f"{path} {what}: expected {kind}")
-        self.metadata: dict[str, str] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self._open(self._read_header)
-
-    def _read_header(self, file: Any) -> None:
-        self.metadata = dict(file.metadata() or {})
-        for name in file.keys():  # noqa: SIM118 (not a dict)
-            self.shapes[name] = tuple(file.get_slice(name).get_shape())
+        # One handle for header and tensors: if another process replaces the file meanwhile, we still see one file.
+        self._handle = self._read(lambda: safe_open(path, framework="pt"))
+        self.metadata: dict[str, str] = self._read(lambda: dict(self._handle.metadata() or {}))
+        self.shapes: dict[str, tuple[int, ...]] = self._read(
+            lambda: {name: tuple(self._handle.get_slice(name).get_shape()) for name in self._handle.keys()}  # noqa: SIM118
+        )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors, their checksum compared where the file has one."""
-        read: dict[str, Tensor] = {}
-        self._open(lambda file: read.update((name, file.get_tensor(name)) for name in self.shapes))
+        """All tensors, their checksum compared where the file has one.
+
+        They are copies in storage of torch's own alignment: on others some kernels round differently.
+        """
+        read = self._read(lambda: {name: self._handle.get_tensor(name).clone() for name in self.shapes})
         wanted = self.metadata.get("checksum")
         if wanted is not None and wanted != digest(read.items()):
             raise CheckpointError(
@@ -102,10 +102,9 @@ class TensorFile:
             )
         return read
 
-    def _open(self, use: Callable[[Any], None]) -> None:
+    def _read(self, use: Callable[[], Any]) -> Any:
         try:
-            with safe_open(self.path, framework="pt") as file:
-                use(file)
+            return use()
         except (SafetensorError, OSError, ValueError, RuntimeError, struct.error) as error:
             raise CheckpointError(
                 f"{self.path} cannot be read ({error}): expected {self.kind} as a whole safetensors file; "

@@ -78,11 +78,15 @@ class Progress:
             parts.TimeRemainingColumn(), parts.TextColumn("{task.fields[note]}"),
         )  # fmt: skip
         self.bar = parts.Progress(
-            *columns, console=self.console, disable=not self.console.is_terminal, redirect_stdout=sys.stdout.isatty()
+            *columns,
+            console=self.console,
+            disable=not self.console.is_terminal,
+            redirect_stdout=sys.stdout.isatty(),
         )
         self.task = self.bar.add_task(label, total=None, note="")
         self.began = self.shown = time.monotonic()
         self.first: int | None = None
+        self.ended = False
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -97,7 +101,8 @@ class Progress:
             self.first = done - 1  # a resumed run begins in the middle
         self.bar.update(self.task, completed=done, total=total, note=note)
         now = time.monotonic()
-        if not self.console.is_terminal and (now - self.shown >= PLAIN_SECONDS or done == total):
-            self.shown = now
+        ended = done >= total and not self.ended
+        if not self.console.is_terminal and (now - self.shown >= PLAIN_SECONDS or ended):
+            self.shown, self.ended = now, done >= total
             left = (now - self.began) / max(done - self.first, 1) * (total - done)
             print(f"{self.label} {done}/{total} {note} about {left:.0f} s left", file=sys.stderr, flush=True)

@@ -77,7 +77,9 @@ def parse_questions(texts: Sequence[str]) -> list[Due]:
         try:
             seconds = float(time)
         except ValueError:
-            raise OptionError(f'--ask "{text}": expected "SECONDS QUESTION", as in "12.0 seen 2 last"') from None
+            raise OptionError(
+                f'--ask "{text}": expected "SECONDS QUESTION", as in "12.0 seen 2 last"'
+            ) from None
         due.append(Due(seconds, choose("question", " ".join(question.split()), QUESTIONS)))
     return sorted(due)
 
@@ -119,14 +121,14 @@ def _watch(media: "Media", watcher: "Watcher", schedule: Schedule, output: "Outp
     """All steps of the media, then every question once; Ctrl-C ends it early, with the questions."""
     from tokenturing.tasks.questions import QUESTIONS
 
-    taken, interrupted = 0, False
+    seconds, interrupted = 0.0, False
     try:
-        for taken, end in _steps(media, watcher, output):
-            if questions := schedule.due(end):
-                output.answers(end, watcher.ask(questions))
+        for begin in _steps(media, watcher, output):
+            seconds = begin + STEP_SECONDS
+            if questions := schedule.due(seconds):
+                output.answers(begin, watcher.ask(questions))
     except KeyboardInterrupt:
         interrupted = media.duration is not None  # a camera has no other end
-    seconds = taken * STEP_SECONDS
     print(f"\nat the end, after {seconds:.1f} s:")
     output.answers(seconds, watcher.ask(QUESTIONS), final=True)
     for late in schedule.waiting:
@@ -135,8 +137,8 @@ def _watch(media: "Media", watcher: "Watcher", schedule: Schedule, output: "Outp
         raise KeyboardInterrupt
 
 
-def _steps(media: "Media", watcher: "Watcher", output: "Output") -> Iterator[tuple[int, float]]:
-    """(number, end in seconds) of each step once the model has taken it; a bar shows how far that is."""
+def _steps(media: "Media", watcher: "Watcher", output: "Output") -> Iterator[float]:
+    """When each step begins, once the model has taken it; a bar shows how far that is."""
     from tokenturing.cli.common import Progress
 
     total = round(media.duration / STEP_SECONDS) if media.duration else 0
@@ -144,7 +146,7 @@ def _steps(media: "Media", watcher: "Watcher", output: "Output") -> Iterator[tup
         for number, step in enumerate(media, start=1):
             for notice in watcher.take(step):
                 output.event(step.time, notice.sense, notice.digit, notice.confidence)
-            yield number, step.time + STEP_SECONDS
+            yield step.time
             if progress:
                 progress.update(min(number, total), total)
 
@@ -158,7 +160,9 @@ class Output:
     def event(self, time: float, sense: str, digit: int, confidence: float) -> None:
         """Something was noticed."""
         print(f"{_clock(time)}  ({sense} {digit})", flush=True)
-        self._write({"time": round(time, 2), "event": sense, "digit": digit, "confidence": round(confidence, 4)})
+        self._write(
+            {"time": round(time, 2), "event": sense, "digit": digit, "confidence": round(confidence, 4)}
+        )
 
     def answers(self, time: float, answers: Sequence["Answer"], final: bool = False) -> None:
         """Questions were answered."""
@@ -179,4 +183,3 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02}:{rest:05.2f}" if hours else f"{minutes}:{rest:05.2f}"
-

@@ -105,7 +105,9 @@ def _train_perception(recipe: "Recipe", folder: Path) -> None:
             progress.update(done, total, _note(metrics))
 
         train = recipe.train
-        model = train_perception(banks, updates=train.updates, seed=train.seed, rate=train.rate, report=report)
+        model = train_perception(
+            banks, updates=train.updates, seed=train.seed, rate=train.rate, report=report
+        )
     figures = perception_figures(model, held_out, "validation")
     notes = {
         "recipe": recipe.to_dict(), "seed": train.seed, "seconds": round(seconds),

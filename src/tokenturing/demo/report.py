@@ -41,7 +41,9 @@ def _lead(watched: Watched, compared: Sequence[Compared]) -> str:
     if growing:
         most = max(growing, key=lambda model: model.sizes[-1].nbytes)
         ratio = most.sizes[-1].nbytes / compared[0].sizes[-1].nbytes
-        last += f", while a model that keeps everything ({most.name}) needs {ratio:,.0f} times the room by then"
+        last += (
+            f", while a model that keeps everything ({most.name}) needs {ratio:,.0f} times the room by then"
+        )
     return (
         "A Token Turing Machine is a neural network that looks and listens without end and keeps what "
         f"matters in a notebook of only {slots} lines, its memory. Below it watches one minute in which "

@@ -27,7 +27,9 @@ def run(out: Path, model_name: str, fast: bool, console: Console) -> Path:
     model = _load(model_name)
     seconds, speed = (FAST_SECONDS, FAST_SPEED) if fast else (TRAINING_SECONDS, SPEED)
     console.rule(f"1. A small Token Turing Machine learns from nothing ({seconds:.0f} s)")
-    console.print("Real handwritten digits pass by; it is to recall the last four. It starts as random numbers.")
+    console.print(
+        "Real handwritten digits pass by; it is to recall the last four. It starts as random numbers."
+    )
     learned = learn_live(seconds, console)
     console.rule(f"2. {model_name} watches a minute of pictures and sound that it was never trained on")
     minute = make_minute()
@@ -38,7 +40,9 @@ def run(out: Path, model_name: str, fast: bool, console: Console) -> Path:
         report = out / "report.html"
         write_report(report, minute, Watched.of(moments), learned, compared)
         video = _write_video(out / "minute.mp4", minute)
-    console.print(f"Open [bold]{report}[/] in a browser: the minute, the memory, every model's figures and costs.")
+    console.print(
+        f"Open [bold]{report}[/] in a browser: the minute, the memory, every model's figures and costs."
+    )
     if video is not None:
         console.print(f"Or let it watch a file: tokenturing stream {model_name} {video}")
     return report

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 
 import numpy as np
 from rich.color import Color
-from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -24,9 +23,10 @@ from tokenturing.tasks.questions import NOTHING, STEP_SECONDS
 
 FRAMES_PER_SECOND = 12
 SLOTS_PER_COLUMN = 16
-QUESTIONS_SHOWN = 9
+FRAME_WIDTH, SLOT_WIDTH, QUESTION_WIDTH = 34, 24, 66
 GREYS = 32
 CELLS = {"seen": "white on #2f6fb2", "heard": "black on #e8963f"}
+LEGEND = Text.assemble((" seen ", CELLS["seen"]), " ", (" heard ", CELLS["heard"]))
 SURE = 0.5
 """below this share, eyes and ears are shown as seeing or hearing nothing"""
 
@@ -67,16 +67,21 @@ class Screen:
     Args:
         minute: that is shown.
         slots: M.
-        wide: three columns instead of two.
+        width: of the terminal, in characters.
+        height: of the terminal, in lines.
     """
 
-    def __init__(self, minute: Minute, slots: int, wide: bool):
-        self.minute, self.wide = minute, wide
+    def __init__(self, minute: Minute, slots: int, width: int, height: int):
+        self.minute = minute
         self.holdings = Holdings(minute.events, slots, len(minute.frames))
-        self.asked: deque[Asked] = deque(maxlen=QUESTIONS_SHOWN)
+        self.held = self.holdings.held
+        columns = -(-slots // SLOTS_PER_COLUMN)
+        self.memory_width = 4 + SLOT_WIDTH * columns
+        self.wide = width >= FRAME_WIDTH + self.memory_width + QUESTION_WIDTH
+        lines = SLOTS_PER_COLUMN if self.wide else height - SLOTS_PER_COLUMN - 6
+        self.asked: deque[Asked] = deque(maxlen=min(max(lines, 2), SLOTS_PER_COLUMN))
         self.right = self.count = 0
         self.moment: Moment | None = None
-        self.held = self.holdings.held
 
     def take(self, moment: Moment) -> None:
         """Go on to the next moment."""
@@ -89,58 +94,70 @@ class Screen:
     def render(self) -> RenderableType:
         """The present moment."""
         assert self.moment is not None
-        frame = Panel(half_blocks(self.minute.frames[self.moment.step]), title="what it sees", width=34)
-        now = Group(frame, _now("eyes", self.moment.sees), _now("ears", self.moment.hears))
-        memory = Panel(self._memory(self.moment), title="its memory", subtitle=self._legend())
-        questions = Panel(self._questions(), title=f"questions: {self.right} of {self.count} right", width=44)
-        head = Text(f" {clock(self.moment.step)} of {clock(len(self.minute.frames))}", "bold")
+        step = self.moment.step
+        head = Text.assemble(
+            (f" {clock(step)} of {clock(len(self.minute.frames))}  ", "bold"),
+            _now("eyes", self.moment.sees), _now("ears", self.moment.hears),
+        )  # fmt: skip
+        picture = half_blocks(self.minute.frames[step])
+        frame = Panel(picture, title="what it sees", width=FRAME_WIDTH, padding=0)
+        memory = Panel(
+            self._memory(self.moment), title="its memory", subtitle=LEGEND, width=self.memory_width
+        )
+        title = f"questions: {self.right} of {self.count} right"
+        questions = Panel(self._questions(), title=title, width=QUESTION_WIDTH)
+        upper = Table.grid()
         if self.wide:
-            return Group(head, Columns([now, memory, questions]))
-        return Group(head, Columns([now, memory]), questions)
-
-    @staticmethod
-    def _legend() -> Text:
-        return Text.assemble((" seen ", CELLS["seen"]), " ", (" heard ", CELLS["heard"]))
+            upper.add_row(frame, memory, questions)
+            return Group(head, upper)
+        upper.add_row(frame, memory)
+        return Group(head, upper, questions)
 
     def _memory(self, moment: Moment) -> RenderableType:
         """Each slot: what it holds, its gate now, how long ago it was written."""
-        tables = []
+        whole = Table.grid()
+        columns = []
         for first in range(0, len(self.held), SLOTS_PER_COLUMN):
-            table = Table(box=None, padding=(0, 1), header_style="dim")
-            table.add_column("holds")
-            table.add_column("gate", width=5)
-            table.add_column("age", justify="right", width=5)
+            lines = []
             for slot in range(first, min(first + SLOTS_PER_COLUMN, len(self.held))):
                 gate, age = moment.trace.gate[slot], moment.trace.age[slot] * STEP_SECONDS
-                bar = Text("█" * max(round(5 * gate), int(gate > 0.02)), "bold magenta")
-                table.add_row(self._cell(int(self.held[slot])), bar, Text(f"{age:.0f} s", "dim"))
-            tables.append(table)
-        return Columns(tables)
+                bar = "█" * max(round(6 * gate), int(gate > 0.02))
+                cell = self._cell(int(self.held[slot]))
+                lines.append(Text.assemble(cell, (f" {bar:6}", "bold magenta"), (f"{age:5.0f} s", "dim")))
+            columns.append(Text("\n").join(lines))
+        whole.add_row(*columns)
+        return whole
 
     def _cell(self, index: int) -> Text:
         if index < 0:
-            return Text("   ·   " if index == EMPTY else "   -   ", "dim")
+            return Text("    ·    " if index == EMPTY else "    -    ", "dim")
         event = self.minute.events[index]
         return Text(f" {event.kind:5} {event.digit} ", CELLS[event.kind])
 
     def _questions(self) -> RenderableType:
-        lines = Text("\n").join(question_line(asked) for asked in self.asked)
-        return Group(lines, *[Text("")] * (QUESTIONS_SHOWN - len(self.asked)))
+        lines = [question_line(asked) for asked in self.asked]
+        lines += [Text()] * ((self.asked.maxlen or 0) - len(lines))
+        return Text("\n", no_wrap=True, overflow="ellipsis").join(lines)
 
 
 def _now(organ: str, found: tuple[int, float]) -> Text:
     digit, share = found
-    nothing = digit == NOTHING or share < SURE
-    return Text(f" {organ}: nothing", "dim") if nothing else Text(f" {organ}: {digit}  ({share:.0%})", "bold")
+    if digit == NOTHING or share < SURE:
+        return Text(f"  {organ}: nothing     ", "dim")
+    return Text(f"  {organ}: {digit} ({share:4.0%})    ", "bold")
 
 
 def question_line(asked: Asked) -> Text:
     """One question, the answer, and the truth where the answer is wrong."""
-    answer = (asked.answer, "bold green") if asked.right else (f"{asked.answer} (it was {asked.truth})", "bold red")
+    answer = (f"✔ {asked.answer}", "bold green")
+    if not asked.right:
+        answer = (f"✘ {asked.answer}, it was {asked.truth}", "bold red")
     return Text.assemble((f"{clock(asked.step)}  ", "dim"), f"{asked.question}? ", answer)
 
 
-def show(minute: Minute, moments: Iterable[Moment], slots: int, speed: float, console: Console) -> list[Moment]:
+def show(
+    minute: Minute, moments: Iterable[Moment], slots: int, speed: float, console: Console
+) -> list[Moment]:
     """Show each moment as it comes, at most `speed` times as fast as life -> all of them."""
     if console.is_terminal:
         return _show_live(minute, moments, slots, speed, console)
@@ -150,7 +167,7 @@ def show(minute: Minute, moments: Iterable[Moment], slots: int, speed: float, co
 def _show_live(
     minute: Minute, moments: Iterable[Moment], slots: int, speed: float, console: Console
 ) -> list[Moment]:
-    screen = Screen(minute, slots, wide=console.width >= 125)
+    screen = Screen(minute, slots, console.width, console.height)
     seen: list[Moment] = []
     began = drawn = time.monotonic()
     with Live(console=console, auto_refresh=False, transient=True) as live:
@@ -176,7 +193,7 @@ def _show_lines(minute: Minute, moments: Iterable[Moment], console: Console) -> 
             console.print(f"{clock(moment.step)}  {what}", style="dim", highlight=False)
         for asked in moment.asked:
             right += asked.right
-            console.print(question_line(asked), Text("right" if asked.right else "wrong", "dim"))
+            console.print(question_line(asked))
     count = sum(len(moment.asked) for moment in seen)
     console.print(f"{right} of {count} right")
     return seen

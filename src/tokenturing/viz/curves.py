@@ -99,7 +99,10 @@ def growth_figure(models: Mapping[str, Sequence[Length]], name: str) -> str:
             cost.plot(seconds, [length.multiply_adds / 1e6 for length in lengths], **style)
             size.plot(seconds, [length.nbytes / 1e3 for length in lengths], **style)
         ticks = sorted({length.seconds for lengths in models.values() for length in lengths})
-        for axes, title in ((cost, "multiply-adds a step, in millions"), (size, "state of one stream, in kB")):
+        for axes, title in (
+            (cost, "multiply-adds a step, in millions"),
+            (size, "state of one stream, in kB"),
+        ):
             axes.set_xscale("log")
             axes.set_yscale("log")
             axes.set_xticks(ticks, [readable(tick) for tick in ticks])

@@ -1,6 +1,7 @@
 """A stream as pictures, and beneath it the memory over time: what each slot holds, its gates, what is read."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -100,12 +101,14 @@ def memory_figure(
     with figure(11, 2.2 + 0.38 * slots) as drawn:
         rows = drawn.subplots(3, 1, sharex=True, height_ratios=[2.2, 1, 1])
         _draw_held(rows[0], held, happenings, step_seconds)
-        rows[0].set_title("what each slot holds: the digit seen (blue) or heard (orange) when it was last written")
-        extent = (0, steps * step_seconds, slots - 0.5, -0.5)
-        rows[1].imshow(
-            _gate_map(gates, held, happenings), aspect="auto", extent=extent, interpolation="none"
+        rows[0].set_title(
+            "what each slot holds: the digit seen (blue) or heard (orange) when it was last written"
         )
-        rows[1].set_title(f"where it writes: its gates, of which {(gates == 0).mean():.1%} are shut to the bit")
+        extent = (0, steps * step_seconds, slots - 0.5, -0.5)
+        rows[1].imshow(_gate_map(gates, held, happenings), aspect="auto", extent=extent, interpolation="none")
+        rows[1].set_title(
+            f"where it writes: its gates, of which {(gates == 0).mean():.1%} are shut to the bit"
+        )
         rows[2].imshow(_read_map(reads), aspect="auto", extent=extent, interpolation="none")
         rows[2].set_title("what it reads: the stronger, the more that slot is attended to")
         for axes in rows:
@@ -126,7 +129,10 @@ def _draw_held(axes: Axes, held: np.ndarray, happenings: Sequence[Happening], st
             happening, start = happenings[index], begin * step_seconds
             length = (end - begin) * step_seconds
             axes.broken_barh(
-                [(start, max(length - GAP_SECONDS, 0.04))], (slot - 0.42, 0.84), facecolor=COLORS[happening.kind], linewidth=0
+                [(start, max(length - GAP_SECONDS, 0.04))],
+                (slot - 0.42, 0.84),
+                facecolor=COLORS[happening.kind],
+                linewidth=0,
             )
             if length >= SHORTEST_LABEL:
                 axes.text(
@@ -138,7 +144,7 @@ def _draw_held(axes: Axes, held: np.ndarray, happenings: Sequence[Happening], st
 def _stretches(values: np.ndarray) -> list[tuple[int, int, int]]:
     """(first, end, value) of runs of the same value."""
     borders = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
-    return [(a, b, int(values[a])) for a, b in zip(borders, borders[1:], strict=False)]
+    return [(first, end, int(values[first])) for first, end in pairwise(borders)]
 
 
 def _gate_map(gates: np.ndarray, held: np.ndarray, happenings: Sequence[Happening]) -> np.ndarray:
@@ -155,4 +161,3 @@ def _read_map(reads: np.ndarray) -> np.ndarray:
     picture[...] = to_rgba(READ)
     picture[..., 3] = (reads.T / max(float(np.quantile(reads, 0.995)), 1e-9)).clip(0, 1)
     return picture
-

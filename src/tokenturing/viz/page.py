@@ -52,7 +52,9 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
 def _section(section: Section) -> str:
     body = f'<div class="wide">{section.body}</div>' if section.body else ""
     note = f'<p class="note">{section.note}</p>' if section.note else ""
-    return f"<section>\n<h2>{html.escape(section.title)}</h2>\n<p>{section.text}</p>\n{body}\n{note}\n</section>"
+    return (
+        f"<section>\n<h2>{html.escape(section.title)}</h2>\n<p>{section.text}</p>\n{body}\n{note}\n</section>"
+    )
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[Sequence[str]] = ()) -> str:

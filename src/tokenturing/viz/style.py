@@ -50,4 +50,3 @@ def svg(drawn: Figure, name: str) -> str:
     )
     text = text.replace("xlink:href", "href").replace(INK, "currentColor")
     return text.replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
-

@@ -1,0 +1,337 @@
+"""The command line as people use it: help, errors of one line, training that survives kill -9, figures, streams."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tokenturing as tt
+from tokenturing.cli import main as cli
+from tokenturing.errors import OptionError
+from tokenturing.models.recall import Perception, RecallModel
+from tokenturing.tasks.questions import ANSWERS, FACTS, KINDS, QUESTIONS
+from tokenturing.tasks.speech import SpeechBank
+
+OPTIONS = {"width": 16, "memory_tokens": 4, "read_tokens": 2, "layers": 1, "heads": 2, "hidden": 16}
+RECIPE = """
+perception = "{perception}"
+[model]
+memory = "TokenTuringMachine"
+options = {{width = 16, memory_tokens = 4, read_tokens = 2, layers = 1, heads = 2, hidden = 16}}
+[train]
+updates = 30
+rows = 2
+steps = 6
+save_every = 2
+evaluate_every = 15
+[data]
+longest = 60
+shortest = 20
+"""
+PATCHED = """
+import sys
+sys.path.insert(0, {tests!r})
+import test_cli
+test_cli.make_small(setattr)
+from tokenturing.cli.main import main
+main(sys.argv[1:])
+"""
+
+
+def tiny_bank(*_: object, **__: object) -> SpeechBank:
+    """A word of each digit in each of two backgrounds, out of chance."""
+    rng = np.random.default_rng(0)
+    return SpeechBank(
+        clips=rng.standard_normal((20, 15, 96)).astype(np.float16),
+        digit=np.tile(np.arange(10), 2),
+        speaker=np.zeros(20, np.int64),
+        background=np.repeat([0, 1], 10),
+        length=np.full(20, 5),
+        ambient=rng.standard_normal((2, 50, 96)).astype(np.float16),
+        speakers=("nobody",),
+        backgrounds=("silence", "white"),
+    )
+
+
+def make_small(patch: object) -> None:
+    """Banks of chance and few sightings, so that a training takes a second."""
+    from tokenturing.tasks import speech
+    from tokenturing.train import data, loop
+
+    for module in (speech, data, loop):
+        patch(module, "cached_bank", tiny_bank)  # type: ignore[operator]
+    patch(data, "SIGHTINGS_PER_IMAGE", 1)  # type: ignore[operator]
+    patch(data, "BACKGROUND_FRAMES", 100)  # type: ignore[operator]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_small(monkeypatch.setattr)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recipe")
+    torch.manual_seed(0)
+    tt.save(Perception(16), folder / "perception")
+    (folder / "tiny.toml").write_text(RECIPE.format(perception=folder / "perception"))
+    return folder / "tiny.toml"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "untrained"
+    torch.manual_seed(0)
+    model = RecallModel("TokenTuringMachine", OPTIONS, len(QUESTIONS), len(ANSWERS), FACTS, perception=16)
+    tt.save(model, folder, notes={"human_speakers": ["jackson"], "seconds": 3})
+    return folder
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line that a command that cannot be run prints."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([str(argument) for argument in arguments])
+    assert stopped.value.code == 2
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("tokenturing: ")
+    assert "\n" not in line
+    return line
+
+
+# --- help and errors
+
+
+@pytest.mark.parametrize("command", [None, *cli.COMMANDS])
+def test_help(command: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"] if command else ["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert "usage: tokenturing" in shown
+    if command is None:
+        assert all(name in shown for name in cli.COMMANDS)
+
+
+def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([])
+    assert stopped.value.code == 0
+    assert "tokenturing demo" in capsys.readouterr().out
+
+
+def test_an_unknown_key_of_a_recipe_names_the_nearest(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "did you mean 'rate'" in fails(capsys, "train", recipe, "--set", "train.rat=1")
+
+
+def test_what_is_missing_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no recipe" in fails(capsys, "train", tmp_path / "none.toml")
+    assert "recall-nothing" in fails(capsys, "inspect", "recall-nothing")
+    assert "no folder" in fails(capsys, "evaluate", tmp_path / "none")
+    assert "inspect needs" in fails(capsys, "inspect")
+
+
+def test_wrong_values_are_one_line(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "--delays" in fails(capsys, "evaluate", checkpoint, "--delays", "soon")
+    assert "expected seconds above 0" in fails(capsys, "evaluate", checkpoint, "--delays", "-1")
+    assert "is not a folder" in fails(capsys, "evaluate", checkpoint, "--speech", tmp_path / "x")
+    ask = ("stream", checkpoint, tmp_path, "--ask")
+    assert "SECONDS QUESTION" in fails(capsys, *ask, "seen 2 last")
+    assert "did you mean 'seen 2 last'" in fails(capsys, *ask, "1.0 sen 2 last")
+
+
+def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "inspect", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["inspect"])
+    assert stopped.value.code == 130
+
+
+# --- train
+
+
+@pytest.mark.usefixtures("small")
+def test_training_killed_in_the_middle_gives_the_same_model(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["train", str(recipe), "--out", str(tmp_path / "whole")])
+    program = PATCHED.format(tests=str(Path(__file__).parent))
+    command = [sys.executable, "-c", program, "train", str(recipe), "--out", str(tmp_path / "killed")]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "killed" / "training.safetensors").exists():
+        assert run.poll() is None
+        time.sleep(0.005)
+    run.kill()
+    run.wait()
+    assert not (tmp_path / "killed" / "model").exists(), "it was killed too late to show anything"
+    capsys.readouterr()
+    cli.main(["train", str(recipe), "--out", str(tmp_path / "killed")])
+    assert "going on" in capsys.readouterr().out
+    whole, resumed = (
+        load_file(tmp_path / run / "model" / "model.safetensors") for run in ("whole", "killed")
+    )
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    # the control: another seed gives other weights
+    cli.main(
+        ["train", str(recipe), "--out", str(tmp_path / "other"), "--set", "train.seed=1", "train.updates=2"]
+    )
+    other = load_file(tmp_path / "other" / "model" / "model.safetensors")
+    assert not all(torch.equal(whole[name], other[name]) for name in whole)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_perception_is_trained_and_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "eyes.toml"
+    path.write_text('task = "perception"\n[train]\nupdates = 2\n')
+    cli.main(["train", str(path), "--out", str(tmp_path / "run")])
+    model = tt.load(tmp_path / "run" / "model")
+    assert isinstance(model, Perception)
+    assert "seen right" in model.notes["validation"]
+    assert "seen right" in capsys.readouterr().out
+
+
+def test_an_unknown_task_is_refused(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean 'recall'" in fails(capsys, "train", recipe, "--set", "task=recal")
+
+
+# --- evaluate and inspect
+
+
+@pytest.mark.usefixtures("small")
+def test_evaluate_writes_a_list_of_rows(checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "figures" / "one.json"
+    cli.main(["evaluate", str(checkpoint), "--delays", "0.5", "--rows", "2", "--json", str(file)])
+    rows = json.loads(file.read_text())
+    assert {row["kind"] for row in rows} == set(KINDS)
+    for row in rows:
+        assert set(row) == {"kind", "delay", "accuracy", "low", "high", "count"}
+        assert row["delay"] == 0.5
+        assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1
+        assert row["count"] > 0
+    assert [path.name for path in file.parent.iterdir()] == ["one.json"]
+
+
+def test_rows_of_several_models_name_them(tmp_path: Path) -> None:
+    from tokenturing.cli.evaluate import write_rows
+    from tokenturing.evaluate.recall import Row
+
+    write_rows(tmp_path / "two.json", {name: [Row("ago", 5.0, 0.5, 0.4, 0.6, 64)] for name in ("a", "b")})
+    assert [row["model"] for row in json.loads((tmp_path / "two.json").read_text())] == ["a", "b"]
+
+
+def test_speakers_that_were_trained_on_are_not_tested_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tokenturing.cli.evaluate import held_out_voices
+    from tokenturing.tasks import speech
+
+    asked: list[object] = []
+    word = np.zeros(10, np.float32)
+    words = [speech.Utterance(0, name, word) for name in ("anna", "bert", "carl")]
+    monkeypatch.setattr(speech, "recorded", lambda folder: words)
+    monkeypatch.setattr(speech, "cached_bank", lambda *arguments: asked.append(arguments))
+    held_out_voices("folder", [{"human_speakers": ["anna"]}, {}])
+    assert asked == [("test", "folder", ["bert", "carl"])]
+    with pytest.raises(OptionError, match="every speaker"):
+        held_out_voices("folder", [{"human_speakers": ["anna", "carl"]}, {"human_speakers": ["bert"]}])
+
+
+def test_inspect_says_what_a_checkpoint_is(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["inspect", str(checkpoint)])
+    shown = capsys.readouterr().out
+    model = tt.load(checkpoint)
+    assert f"{sum(p.numel() for p in model.memory.parameters()):,}" in shown
+    assert f"{tt.state.nbytes(model.initial_state(1)):,} bytes" in shown
+    assert "jackson" in shown
+
+
+# --- stream
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tokenturing.demo.video import write_video
+
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("media") / "clip.mp4"
+    write_video(path, rng.random((40, 32, 32)), 0.1 * rng.standard_normal(40 * 1280))
+    return path
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_stream_answers_about_a_video(checkpoint: Path, video: Path, tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    cli.main(["stream", str(checkpoint), str(video), "--jsonl", str(file), "--every", "1"])
+    answers = [line for line in lines(file) if "question" in line]
+    during, after = ([a for a in answers if a["final"] == final] for final in (False, True))
+    assert [round(answer["time"], 1) for answer in during] == [1.0, 2.0, 3.0]
+    assert [answer["question"] for answer in after] == QUESTIONS
+    assert all(answer["answer"] in ANSWERS and 0 <= answer["confidence"] <= 1 for answer in answers)
+
+
+def test_stream_asks_what_it_is_told_to(
+    checkpoint: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "answers.jsonl"
+    asked = ["--ask", "1.6 seen 2 last", "--ask", "0.5 heard 1 last", "99 how long ago seen"]
+    cli.main(["stream", str(checkpoint), str(video), "--jsonl", str(file), *asked])
+    answers = [line for line in lines(file) if "question" in line and not line["final"]]
+    assert [(answer["time"], answer["question"]) for answer in answers] == [
+        (0.48, "heard 1 last"),
+        (1.6, "seen 2 last"),
+    ]
+    assert "not asked" in capsys.readouterr().err
+
+
+def test_asking_changes_nothing(checkpoint: Path, video: Path) -> None:
+    from tokenturing.cli.watcher import Watcher
+    from tokenturing.encoders.media import open_media
+
+    model = tt.load(checkpoint)
+    quiet, asked = Watcher(model, hears=True), Watcher(model, hears=True)
+    for step in open_media(video):
+        quiet.take(step)
+        asked.take(step)
+        asked.ask(["seen 1 last", "how long ago seen"])
+    assert all(
+        torch.equal(a, b)
+        for (_, a), (_, b) in zip(tt.state.leaves(quiet.state), tt.state.leaves(asked.state), strict=True)
+    )
+
+
+def test_stream_of_sound_alone_and_of_a_broken_file(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import soundfile
+
+    soundfile.write(tmp_path / "hum.wav", 0.1 * np.sin(np.arange(96_000) / 30)[:, None].repeat(2, 1), 48_000)
+    cli.main(["stream", str(checkpoint), str(tmp_path / "hum.wav"), "--every", "0"])
+    assert "sound, 2.0 s" in capsys.readouterr().out
+    (tmp_path / "broken.mp4").write_bytes(b"\0" * 1000)
+    assert "broken.mp4" in fails(capsys, "stream", checkpoint, tmp_path / "broken.mp4")
+
+
+def test_a_digit_is_noticed_once() -> None:
+    from tokenturing.cli.watcher import Noticing
+
+    eyes = Noticing("sees")
+    sure = torch.eye(11) * 0.9 + 0.01
+    stream = [10, 3, 3, 3, 10, 3, 3, 10, 10, 10, 10, 3, 3, 5, 10]
+    noticed = [eyes.advance(sure[digit]) for digit in stream]
+    assert [step for step, notice in enumerate(noticed) if notice] == [2, 12]

@@ -1,0 +1,102 @@
+"""Figures are SVG that stands inside a page: whole, without addresses, in the page's own ink."""
+
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from tokenturing.viz import curves, memory, style
+from tokenturing.viz.page import Section, page, table
+
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+def figures() -> dict[str, str]:
+    rng = np.random.default_rng(0)
+    happenings = [
+        memory.Happening("seen", 3, 1.0, rng.random((32, 32))),
+        memory.Happening("heard", 7, 2.5),
+        memory.Happening("seen", 5, 4.0, None),
+    ]
+    held = rng.integers(-2, 3, (60, 6)).repeat(2, axis=0)
+    gates = rng.random((120, 6)) * (rng.random((120, 6)) > 0.8)
+    shares = [curves.Share(delay, 0.9, 0.8, 0.95) for delay in (0.5, 60.0)]
+    lengths = [curves.Length(seconds, 1e6, 4e3 * seconds) for seconds in (1.0, 60.0)]
+    return {
+        "stream": memory.stream_figure(happenings, [memory.Question(1.5, True)], 10.0, "stream"),
+        "memory": memory.memory_figure(held, gates, rng.random((120, 6)), happenings, 0.08, "memory"),
+        "learning": curves.learning_figure([0, 1, 2], {"last": [0.1, 0.5, 0.9]}, 0.1, "learning"),
+        "delay": curves.delay_figure({"seen": {"a": shares, "b": shares[:1]}}, "delay"),
+        "growth": curves.growth_figure({"a": lengths, "b": lengths}, "growth"),
+    }
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, str]:
+    return figures()
+
+
+def test_each_is_one_svg_element_without_addresses(drawn: dict[str, str]) -> None:
+    for name, text in drawn.items():
+        root = ElementTree.fromstring(text)
+        assert root.tag == "svg"
+        assert root.attrib["aria-label"] == name
+        assert root.attrib["viewBox"]
+        assert "http" not in text
+
+
+def test_ink_is_the_pages_own(drawn: dict[str, str]) -> None:
+    for text in drawn.values():
+        assert style.INK not in text
+        assert "currentColor" in text
+
+
+def test_no_two_figures_share_the_parts_they_point_to(drawn: dict[str, str]) -> None:
+    taken: set[str] = set()
+    for text in drawn.values():
+        parts = {part.split('"')[0] for part in text.split('id="')[1:]}
+        used = {part for part in parts if f"#{part}" in text}
+        assert not used & taken
+        taken |= used
+
+
+def test_the_same_arrays_give_the_same_figures(drawn: dict[str, str]) -> None:
+    assert figures() == drawn
+
+
+def test_nothing_held_and_nothing_asked_can_be_drawn() -> None:
+    empty = np.full((20, 3), -1)
+    assert memory.memory_figure(empty, np.zeros((20, 3)), np.zeros((20, 3)), [], 0.08, "empty")
+    assert memory.stream_figure([], [], 1.6, "empty")
+
+
+class Balance(HTMLParser):
+    """Fails at a tag that is not closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_a_page_is_whole_html(drawn: dict[str, str]) -> None:
+    cells = table(("a", "b"), [("1", "<2>")], [("", "best")])
+    text = page("Title & more", "Three sentences.", [Section("S", "text", drawn["growth"] + cells, "note")])
+    reader = Balance()
+    reader.feed(text)
+    assert not reader.open
+    assert "&lt;2&gt;" in text
+    assert "Title &amp; more" in text
+    assert "prefers-color-scheme: dark" in text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.5, "0.5 s"), (60, "1 min"), (600, "10 min")])
+def test_times_are_readable(seconds: float, text: str) -> None:
+    assert curves.readable(seconds) == text
