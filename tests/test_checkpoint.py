@@ -194,7 +194,7 @@ for number in range(10**6):
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        for _ in range(20):
+        for _ in range(5):
             checkpoint.load(tmp_path / "a")
         process.kill()
     loaded = tt.load(tmp_path / "a")

@@ -45,7 +45,8 @@ def project_files() -> list[Path]:
 def results() -> ModuleType:
     """docs/results.py as a module."""
     spec = importlib.util.spec_from_file_location("results", ROOT / "docs" / "results.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -83,12 +84,10 @@ def test_commands_parse(line: str):
 
     _, command, *arguments = shlex.split(line)
     assert command in COMMANDS
+    run = "from tokenturing.cli.main import main; main()"
     shown = subprocess.run(
-        [sys.executable, "-m", "tokenturing.cli.main", command, "--help"]
-        if (ROOT / "src/tokenturing/cli/__main__.py").exists()
-        else [sys.executable, "-c", "from tokenturing.cli.main import main; main()", command, "--help"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", run, command, "--help"], capture_output=True, text=True, check=False
+    )
     assert shown.returncode == 0, shown.stderr
     for argument in arguments:
         if argument.startswith("--"):

@@ -100,8 +100,9 @@ OPEN_OLDEST = 7.0
 copies of the present"""
 FAMILIAR_SHUTS_OLDEST = 8.0
 FAMILIAR_REFRESHES = 4.0
-MATCH = (8.0, 0.7, 0.7)
-"""sharpness and threshold of the likeness, and how much each step of age takes from it"""
+MATCH = (8.0, 1.25, 0.7)
+"""sharpness and threshold of the likeness, and how much each step of age takes from it; the threshold begins out of reach: at
+0.7 the first slot written was taken for everything that followed, and nothing was learned about order for long"""
 
 
 class GatedWrite(Write):
