@@ -32,8 +32,8 @@ lint: $(READY)
 
 wheel: $(READY)
 	@rm -rf build dist
-	@$(BIN)/python -m build --wheel --no-isolation . > .build.log 2>&1 || { cat .build.log; exit 1; }
-	@rm -rf build .build.log
+	@$(BIN)/python -m build --wheel --no-isolation . > $(VENV)/wheel.log 2>&1 || { cat $(VENV)/wheel.log; exit 1; }
+	@rm -rf build
 	@ls dist/*.whl
 
 results: $(READY)
@@ -41,7 +41,7 @@ results: $(READY)
 
 setup: $(READY)
 
-# A PYTHON that was asked for and is not the one of the environment makes it anew.
+# A PYTHON that is asked for and is not the one that the set-up ran with makes it run again.
 ifneq ($(origin PYTHON), file)
 ifneq ($(shell cat $(READY) 2>/dev/null), $(PYTHON))
 $(READY): again
@@ -55,9 +55,10 @@ $(READY): pyproject.toml constraints.txt
 		|| { echo "$$("$(PYTHON)" --version 2>&1) is too old: install Python 3.11 or newer, or name one with PYTHON=..."; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2> /dev/null \
 		|| { echo "$(PYTHON) cannot make environments: install its venv module (on Debian: apt install python3-venv)"; exit 1; }
-	@made_with=$$(cat $@ 2> /dev/null || echo "$(PYTHON)"); \
-	if [ "$$made_with" != "$(PYTHON)" ] || ! $(BIN)/python -m pip --version > /dev/null 2>&1; then \
+	@version='import sys; print(sys.version_info[:2])'; \
+	if [ "$$($(BIN)/python -c "$$version" 2>&1)" != "$$("$(PYTHON)" -c "$$version")" ] \
+		|| ! $(BIN)/python -m pip --version > /dev/null 2>&1; then \
 		echo "Making an environment in $(VENV)"; "$(PYTHON)" -m venv --clear $(VENV); fi
 	@echo "Installing tokenturing, PyTorch and what they need (a few minutes, once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	@echo "$(PYTHON)" > $@

@@ -12,10 +12,11 @@ import statistics
 import time
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import tokenturing as tt
-from tokenturing.memory.write import GatedWrite, Slots, hard_gate
+from tokenturing.memory.write import GatedWrite
 from tokenturing.models.cell import MachineState
 
 
@@ -38,9 +39,9 @@ def plain_step(model: tt.TokenTuringMachine, x: Tensor, state: MachineState) -> 
     query, key, value = split(write.query(slot)), split(key), split(value)
     scores = (query @ key.transpose(-1, -2)) / query.shape[-1] ** 0.5
     candidate = write.out((scores.softmax(-1) @ value).transpose(1, 2).flatten(-2))
-    allocation = write.allocate(Slots(state.memory, tokens, state.age), candidate)
-    gate = hard_gate(write.gate(torch.cat([slot, candidate], dim=-1)) + allocation)
-    age = (1 - (2 * gate.squeeze(-1)).clamp(max=1)) * (state.age + 1)
+    oldest = (state.age >= state.age.amax(dim=1, keepdim=True)).unsqueeze(-1)
+    gate = F.hardsigmoid(write.gate(torch.cat([slot, candidate], dim=-1)) + write.oldest * oldest)
+    age = (1 - gate.squeeze(-1)) * (state.age + 1)
     return output, MachineState(state.memory + gate * (candidate - state.memory), age)
 
 
@@ -64,9 +65,7 @@ def seconds(model: tt.TokenTuringMachine, run: object, x: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", help="write the figures here")
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()

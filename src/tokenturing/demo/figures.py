@@ -53,7 +53,9 @@ def compare(first: RecallModel, first_name: str, lengths: Sequence[float] = LENG
 def _measure(name: str, model: RecallModel, lengths: Sequence[float]) -> Compared:
     sizes = growth(model.memory, INPUT_TOKENS, [round(length / STEP_SECONDS) for length in lengths])
     notes: dict[str, Any] = getattr(model, "notes", None) or {}
-    rows = [row for row in notes.get("figures", ()) if set(FIELDS) <= set(row)]
+    rows = [
+        row for row in notes.get("figures", ()) if set(FIELDS) <= set(row) and row.get("voices") != "human"
+    ]
     parameters = sum(parameter.numel() for parameter in model.memory.parameters())
     grows = sizes[0].nbytes != sizes[-1].nbytes
     return Compared(name.removeprefix("recall-"), parameters, rows, sizes, grows, notes)

@@ -38,7 +38,8 @@ def write_video(path: Path, frames: np.ndarray, waveform: np.ndarray) -> None:
 def _picture(frame: np.ndarray, step: int):  # type: ignore[no-untyped-def]
     import av
 
-    grey = np.kron((frame.clip(0, 1) * 255).astype(np.uint8), np.ones((SCALE, SCALE), np.uint8))
+    small = (frame.clip(0, 1) * 255).astype(np.uint8)
+    grey = small.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
     picture = av.VideoFrame.from_ndarray(grey, "gray").reformat(format="yuv420p")
     picture.pts, picture.time_base = step, 1 / RATE
     return picture

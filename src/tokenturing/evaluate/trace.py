@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tokenturing.errors import OptionError
+from tokenturing.memory.write import GatedWrite
 from tokenturing.models.cell import MachineState
 from tokenturing.models.contract import RecurrentModel
 from tokenturing.models.machine import TokenTuringMachine
@@ -66,21 +67,20 @@ def trace_step(
     machine = machine_of(memory)
     present = torch.where(token_mask.unsqueeze(-1), x, 0.0)
     prepared = machine.prepare(present, token_mask)
-    read = machine.cell.read
-    weights = read.weights([read.encode(machine.cell.slots(state).tokens), prepared.read])
+    slots, read = machine.cell.slots(state), machine.cell.read
+    weights = read.weights([read.encode(slots.tokens), prepared.read])
     shares = weights[0].T.unflatten(0, (read.heads, -1)).mean(0)
     y, following = machine.advance(prepared, state)
-    return y, following, StepTrace(_gate(state, following), shares.numpy(), following.age[0].numpy())
-
-
-def _gate(before: MachineState, after: MachineState) -> np.ndarray:
-    """[M]: by how much the age fell short of growing, which is the gate; without ages, the share that changed."""
-    if not torch.equal(before.age, after.age):
-        gate = 1 - after.age[0] / (before.age[0] + 1)
+    if isinstance(machine.cell.write, GatedWrite):
+        gate = machine.cell.write.propose(slots, prepared.write, y)[1][0, :, 0]
     else:
-        change = (after.memory - before.memory)[0].norm(dim=-1)
-        gate = change / before.memory[0].norm(dim=-1).clamp(min=1e-6)
-    return gate.clamp(0, 1).numpy()
+        gate = _share_changed(state.memory[0], following.memory[0])
+    return y, following, StepTrace(gate.numpy(), shares.numpy(), following.age[0].numpy())
+
+
+def _share_changed(before: Tensor, after: Tensor) -> Tensor:
+    """[M]: what stands for the gate of a write that has none."""
+    return ((after - before).norm(dim=-1) / before.norm(dim=-1).clamp(min=1e-6)).clamp(0, 1)
 
 
 class Holdings:

@@ -93,28 +93,19 @@ class NoWrite(Write):
         return slots.memory, slots.age
 
 
-CLOSED = -3.3
-"""the gate's bias at the start: a slot is shut (a hard sigmoid is 0 below -3) unless something opens it"""
-OPEN_OLDEST = 7.0
-"""what opens the oldest slot at the start, so that the memory begins as a queue and learns what not to write, in place of M
-copies of the present"""
-FAMILIAR_SHUTS_OLDEST = 8.0
-FAMILIAR_REFRESHES = 4.0
-MATCH = (8.0, 1.25, 0.7)
-"""sharpness and threshold of the likeness, and how much each step of age takes from it; the threshold begins out of reach: at
-0.7 the first slot written was taken for everything that followed, and nothing was learned about order for long"""
+CLOSED = -2.8
+"""the gate's bias at the start: nearly closed (it is shut at -3), yet with a gradient"""
+OPEN_OLDEST = 4.0
+"""what the gate of the oldest slot has more at the start, so that the memory begins as a queue of the last M steps and
+learns what not to write, in place of M copies of the present"""
 
 
 class GatedWrite(Write):
     """An LSTM of tokens: each slot takes a candidate through a gate of its own that can be exactly 0.
 
-    c_i = attention of slot i to [input || output], g_i = hardsigmoid(MLP([m_i, c_i]) + allocation_i), and
-    m_i <- m_i + g_i (c_i - m_i). A slot whose gate is 0 is unchanged to the bit, so that silence costs nothing however
-    long it lasts. The age a_i <- (1 - min(1, 2 g_i)) (a_i + 1) begins again where a slot is mostly overwritten.
-
-    The allocation follows the Differentiable Neural Computer's choice between a free place and one found by content (Graves
-    et al. 2016, "dynamic memory allocation"): what is new goes to the oldest slot; what a young slot holds already
-    (the next frame of the same event) refreshes that slot and shuts the oldest.
+    c_i = attention of slot i to [input || output], g_i = hardsigmoid(MLP([m_i, c_i])), m_i <- m_i + g_i (c_i - m_i), and
+    the age a_i <- (1 - g_i) (a_i + 1). A slot whose gate is 0 is unchanged to the bit, so that silence costs nothing
+    however long it lasts.
     """
 
     def __init__(self, width: int, heads: int, positions: TokenPositions | NoPositions):
@@ -128,9 +119,7 @@ class GatedWrite(Write):
         self.out = nn.Linear(width, width)
         self.gate = FeedForward(2 * width, 64, 1)
         nn.init.constant_(self.gate[-1].bias, CLOSED)  # type: ignore[arg-type]
-        self.likeness = nn.Linear(width, 16, bias=False)
-        self.match = nn.Parameter(torch.tensor(MATCH))
-        self.allocation = nn.Parameter(torch.tensor([OPEN_OLDEST, FAMILIAR_SHUTS_OLDEST, FAMILIAR_REFRESHES]))
+        self.oldest = nn.Parameter(torch.tensor(OPEN_OLDEST))
 
     def prepare(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         key_value = self.key_value(self.token_norm(self.positions.input(x)))
@@ -139,8 +128,8 @@ class GatedWrite(Write):
     def forward(self, slots: Slots, prepared: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, Tensor]:
         candidate, gate = self.propose(slots, prepared, output)
         memory = slots.memory + gate * (candidate - slots.memory)
-        written = (2 * gate.squeeze(-1)).clamp(max=1).to(slots.age.dtype)
-        return memory, (1 - written) * (slots.age + 1)
+        gate = gate.squeeze(-1).to(slots.age.dtype)
+        return memory, (1 - gate) * (slots.age + 1)
 
     def propose(self, slots: Slots, prepared: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, Tensor]:
         """The candidate [B, M, D] and the gate [B, M, 1] of each slot."""
@@ -149,27 +138,9 @@ class GatedWrite(Write):
         mask = F.pad(prepared[1], (0, output.shape[1]), value=True) if len(prepared) > 1 else None
         slot = self.slot_norm(slots.tokens)
         candidate = self.out(attend(self.query(slot), key, value, mask, self.attention_heads))
-        opening = self.gate(torch.cat([slot, candidate], dim=-1)) + self.allocate(slots, candidate)
-        return candidate, hard_gate(opening)
-
-    def allocate(self, slots: Slots, candidate: Tensor) -> Tensor:
-        """What is added to each gate [B, M, 1] for being the oldest slot, or for holding already what comes in."""
-        # Ties go to one slot: after a reset of ages no two slots may be taken for the oldest.
-        oldest = F.one_hot(slots.age.argmax(dim=1), slots.age.shape[1]).to(candidate.dtype).unsqueeze(-1)
-        new = (oldest * candidate).sum(dim=1, keepdim=True)
-        likeness = F.normalize(self.likeness(torch.cat([new, slots.memory], dim=1)), dim=-1, eps=1e-4)
-        likeness = likeness[:, 1:] @ likeness[:, :1].transpose(1, 2)
-        sharpness, threshold, fading = self.match
-        age = slots.age.unsqueeze(-1).to(candidate.dtype)
-        familiar = (sharpness * (likeness - threshold) - fading.abs() * age).sigmoid()
-        opens, shuts, refreshes = self.allocation
-        return oldest * (opens - shuts * familiar.amax(dim=1, keepdim=True)) + refreshes * familiar
-
-
-def hard_gate(opening: Tensor) -> Tensor:
-    """Hard sigmoid: exactly 0 below -3. Its gradient reaches to -5 and 5, so that a gate that is shut can be opened again."""
-    wide = F.hardsigmoid(0.6 * opening)
-    return wide + (F.hardsigmoid(opening) - wide).detach()
+        oldest = (slots.age >= slots.age.amax(dim=1, keepdim=True)).unsqueeze(-1)
+        opening = self.gate(torch.cat([slot, candidate], dim=-1)) + self.oldest * oldest
+        return candidate, F.hardsigmoid(opening)
 
 
 WRITES = (*SUMMARIZERS, "erase_add", "concat", "none", "gated")

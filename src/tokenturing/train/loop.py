@@ -81,7 +81,10 @@ def validate(model: RecallModel, batches: list[Batch]) -> dict[str, float]:
 
 def validation_batches(model: RecallModel, bank: SpeechBank, recipe: Recipe, chunks: int = 12) -> list[Batch]:
     """Fixed streams of validation images and voices."""
-    config = RecallConfig(split="validation", without_modality=0.0, longest=recipe.data.longest)
+    shortest = min(RecallConfig.shortest, recipe.data.longest)
+    config = RecallConfig(
+        split="validation", without_modality=0.0, shortest=shortest, longest=recipe.data.longest
+    )
     renderer = TokenRenderer(model.perception, bank, config)
     streams = RecallStreams(48, 64, bank, config, seed=99, renderer=renderer)
     return [next(streams) for _ in range(chunks)]

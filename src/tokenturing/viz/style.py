@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ IDLE = "#8a8f98"
 SERIES = ("#8e5bd0", "#e0862d", "#2e9e5b", "#d9569f", "#3d85c6", "#a58b1f", "#1fa3a3", "#dc4438", "#8a8f98")
 """of models, the first for the one that matters"""
 MARKS = "osD^vPX<>"
-SETTINGS = {
+SETTINGS: Any = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9.5, "axes.titlesize": 10,
     "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False,
     "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK,
