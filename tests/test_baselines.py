@@ -18,7 +18,7 @@ from tokenturing.baselines import (
     WindowTransformer,
     chunked,
 )
-from tokenturing.baselines.causal import rotate
+from tokenturing.baselines.causal import DECAYS
 from tokenturing.baselines.embedding import StepEmbedding
 from tokenturing.baselines.history import timeline
 from tokenturing.errors import OptionError
@@ -190,7 +190,9 @@ def test_states_keep_their_size_or_grow_by_design(name):
 def test_bptt_cuts_gradients_and_recompute_does_not(name):
     model, x = build(name), tokens()
     x.requires_grad_()
-    weights = torch.linspace(-1, 1, R * D).view(R, D)  # the plain sum of a LayerNorm's outputs has no gradient
+    weights = torch.linspace(-1, 1, R * D).view(
+        R, D
+    )  # the plain sum of a LayerNorm's outputs has no gradient
 
     def gradient(**options) -> Tensor:
         return torch.autograd.grad((model(x, **options)[0][:, -1] * weights).sum(), x)[0]
@@ -336,24 +338,27 @@ def test_gates_begin_by_keeping():
 
 def attend_readably(model, x: Tensor, window: int) -> Tensor:
     """The causal Transformer over one whole sequence [T, D], a query and a head at a time."""
-    positions = torch.arange(len(x))
-    phase = 2 * math.pi * (positions[:, None] % model.periods) / model.periods
     for block in model.blocks:
         query, key, value = block.query_key_value(block.attention_norm(x)).chunk(3, dim=-1)
         size = D // block.heads
         heads = []
         for head in range(block.heads):
             part = slice(head * size, (head + 1) * size)
-            q, k = (rotate(p[:, part][None, None], phase.cos(), phase.sin())[0, 0] for p in (query, key))
+            q, k, v = query[:, part], key[:, part], value[:, part]
+            slope, *near = block.kernel[head]
             rows = []
             for t in range(len(x)):
                 seen = range(max(0, t - window + 1), t + 1)
                 sharpness = 1 + block.sharpness[head, 0, 0] * math.log(len(seen))
                 scores = [
-                    sharpness * (q[t] @ k[j]) / math.sqrt(size) - block.slope[head, 0, 0] * math.log1p(t - j)
-                    for j in seen
+                    sharpness * (q[t] @ k[j]) / math.sqrt(size) + slope * math.log1p(t - j) for j in seen
                 ]
-                rows.append(torch.stack(scores).softmax(0) @ value[list(seen)][:, part])
+                for weight, decay in zip(near, DECAYS, strict=True):
+                    scores = [
+                        score + weight * math.exp((j - t) / decay)
+                        for score, j in zip(scores, seen, strict=True)
+                    ]
+                rows.append(torch.stack(scores).softmax(0) @ v[list(seen)])
             heads.append(torch.stack(rows))
         x = x + block.out(torch.cat(heads, dim=-1))
         x = x + block.mlp(block.mlp_norm(x))
@@ -363,6 +368,8 @@ def attend_readably(model, x: Tensor, window: int) -> Tensor:
 @pytest.mark.parametrize("name", ["WindowTransformer", "FullTransformer"])
 def test_causal_attention_equals_the_readable_one_however_often_the_ring_wraps(name):
     model, x = build(name), tokens(1, 3 * W + 2)
+    for block in model.blocks:
+        nn.init.normal_(block.kernel)
     window = W if name == "WindowTransformer" else 10**9
     expected = attend_readably(model, model.embedding(x)[0], window)
     assert_close(model(x)[0][0], expected)
@@ -392,7 +399,7 @@ def test_the_ring_holds_the_newest_steps_in_their_places():
 
 
 @pytest.mark.parametrize("steps", [W * 1000, W * 10**9])
-def test_phases_are_exact_after_any_number_of_steps(steps):
+def test_distances_are_exact_after_any_number_of_steps(steps):
     model, x = build("WindowTransformer"), tokens()
     start = model.initial_state(B)
     early = model(x, start._replace(steps=torch.full((B,), W)))[0]

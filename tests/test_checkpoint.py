@@ -126,13 +126,6 @@ def test_types_of_each_weight_are_kept(tmp_path: Path) -> None:
     assert tt.fingerprint(loaded) == tt.fingerprint(model)
 
 
-def test_compiled_model_is_saved_as_itself(tmp_path: Path) -> None:
-    model = small()
-    compiled = torch.compile(model, backend="eager")
-    tt.save(compiled, tmp_path / "a")
-    assert tt.fingerprint(tt.load(tmp_path / "a")) == tt.fingerprint(model) == tt.fingerprint(compiled)
-
-
 def test_fingerprint_knows_class_config_and_weights() -> None:
     def fingerprint(model: RecurrentModel) -> str:
         return tt.fingerprint(model)

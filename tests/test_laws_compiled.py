@@ -1,6 +1,7 @@
 """Laws: torch.compile (no graph breaks) and torch.export (any batch size) give what eager gives."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import broken
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
-from zoo import GROWING, ZOO, build, inputs, worn_state
+from zoo import GROWING, ZOO, build, inputs, small, worn_state
 
 from tokenturing import state as states
 from tokenturing.models.contract import RecurrentModel
@@ -78,6 +79,13 @@ def test_compile_control_fails() -> None:
     compiled_is_eager(broken.make(broken.Sound))
     with pytest.raises(torch._dynamo.exc.TorchDynamoException):
         compiled_is_eager(broken.make(broken.Branching))
+
+
+def test_compiled_model_is_saved_as_itself(tmp_path: Path) -> None:
+    model = small()
+    compiled = torch.compile(model, backend="eager")
+    tt.save(compiled, tmp_path / "a")
+    assert tt.fingerprint(tt.load(tmp_path / "a")) == tt.fingerprint(model) == tt.fingerprint(compiled)
 
 
 # --- export

@@ -27,7 +27,7 @@ def figures() -> dict[str, str]:
         "stream": memory.stream_figure(happenings, [memory.Question(1.5, True)], 10.0, "stream"),
         "memory": memory.memory_figure(held, gates, rng.random((120, 6)), happenings, 0.08, "memory"),
         "learning": curves.learning_figure([0, 1, 2], {"last": [0.1, 0.5, 0.9]}, 0.1, "learning"),
-        "delay": curves.delay_figure({"seen": {"a": shares, "b": shares[:1]}}, "delay"),
+        "delay": curves.delay_figure({"seen": {"a": shares, "b": shares[:1]}}, ["a", "none", "b"], "delay"),
         "growth": curves.growth_figure({"a": lengths, "b": lengths}, "growth"),
     }
 

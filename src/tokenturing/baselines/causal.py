@@ -3,16 +3,18 @@
 Positions. A model that is trained on histories of up to about 1,000 steps should still know what came before
 what 10,000 steps later, so nothing in it may take values there that training never showed:
 
-- Half of each head's channels are rotated (RoPE, arXiv 2104.09864) with *whole-number* periods from 4 to 128
-  steps: every phase is seen within 128 steps, and (position mod period) is exact in int64 however long the
-  stream runs, where position * frequency in float32 blurs after a few hours. Absolute phases, taken at
-  insertion, give relative ones in the product, so cached keys never need to be turned again.
-- The other half carries content alone, so that a far key can be found whatever its phase.
-- A learned bias of -slope * log(1 + distance) for each head (KERPLE's logarithmic kernel, arXiv 2205.09921)
-  tells far from near without a horizon. ALiBi's linear bias would silence anything some hundred steps back; a
-  rotation with long periods would meet new phases.
+- Each head adds to its scores a learned mix of log(1 + distance) (KERPLE's logarithmic kernel, arXiv
+  2205.09921), which tells far from near without a horizon and starts at slopes from 0 (all times alike) to 2,
+  and of four decays exp(-distance / 1, 4, 16, 64), which tell near steps apart and are gone where it is far.
 - Queries grow with the log of the number of keys (scalable softmax, arXiv 2501.19399), so that attention on
   one key among 10,000 can be as sharp as among 1,000.
+- Nothing else: only distances count, so that a billion steps in is as exact as the beginning.
+
+Measured on "which was the second last of three symbols in noise", trained 700 steps on lengths 8 to 64,
+accuracy at 64 / 256 / 640 steps: this 0.89 / 0.77 / 0.70; without the decays 0.84 / 0.77 / 0.71, but it
+learns much more slowly; half of the channels rotated (RoPE) at whole-number periods of 4 to 128 steps in
+place of the decays 0.95 / 0.39 / 0.35. ALiBi's linear bias silences what is some hundred steps back by its
+form. One seed each.
 """
 
 import math
@@ -27,15 +29,15 @@ from tokenturing.errors import OptionError
 from tokenturing.layers.attention import split_heads
 from tokenturing.layers.feedforward import FeedForward
 
-SHORTEST, LONGEST = 4, 128
-"""periods of the rotations, in steps"""
+DECAYS = (1.0, 4.0, 16.0, 64.0)
+"""steps after which each kernel of near distances has fallen to 1 / e"""
 
 
 class CacheState(NamedTuple):
     """Keys and values of the steps a row has seen."""
 
     cache: Tensor
-    """[B, S, L, 2, D]: the rotated keys and the values of each layer; zeros where there is none"""
+    """[B, S, L, 2, D]: the keys and the values of each layer; zeros where there is none"""
     steps: Tensor
     """[B] int64, of the row's history"""
 
@@ -44,20 +46,16 @@ class View(NamedTuple):
     """What every layer needs to know of places."""
 
     reach: Reach
-    log_distance: Tensor
-    """[B, 1, T, S + T]"""
+    kernels: Tensor
+    """[B, 1 + len(DECAYS), T, S + T], of the distance"""
     log_keys: Tensor
     """[B, 1, T, 1], log of the number of keys a query sees"""
-    cosine: Tensor
-    """[B, 1, T, pairs], of the rotation at each new step"""
-    sine: Tensor
 
 
-def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn the first 2 * pairs channels of x [B, heads, T, d] by the phases [B, 1, T, pairs]."""
-    pairs = cosine.shape[-1]
-    first, second, rest = x.split([pairs, pairs, x.shape[-1] - 2 * pairs], dim=-1)
-    return torch.cat([first * cosine - second * sine, first * sine + second * cosine, rest], dim=-1)
+def distance_kernels(distance: Tensor) -> Tensor:
+    """int64 [B, T, P] steps back -> float32 [B, 1 + len(DECAYS), T, P]"""
+    steps = distance.float()
+    return torch.stack([steps.log1p(), *(torch.exp(-steps / decay) for decay in DECAYS)], dim=1)
 
 
 class CausalBlock(nn.Module):
@@ -72,34 +70,31 @@ class CausalBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = FeedForward(width, hidden, dropout=dropout)
         self.dropout = nn.Dropout(dropout)
-        self.slope = nn.Parameter(torch.linspace(0.0, 2.0, heads).view(heads, 1, 1))
+        self.kernel = nn.Parameter(torch.zeros(heads, 1 + len(DECAYS)))
+        self.kernel.data[:, 0] = -torch.linspace(0.0, 2.0, heads)
         self.sharpness = nn.Parameter(torch.full((heads, 1, 1), 0.1))
 
     def forward(self, x: Tensor, cache: Tensor, view: View) -> tuple[Tensor, Tensor]:
         """x [B, T, D], cache [B, S, 2, D] -> x and the new steps' entries [B, T, 2, D]"""
         query, key, value = self.query_key_value(self.attention_norm(x)).chunk(3, dim=-1)
-        query = rotate(split_heads(query, self.heads), view.cosine, view.sine)
-        key = rotate(split_heads(key, self.heads), view.cosine, view.sine)
-        mixed = self.attend(query, key, split_heads(value, self.heads), cache, view)
-        x = x + self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
-        entries = torch.stack([key.transpose(1, 2).flatten(2), value], dim=2)
-        return x + self.dropout(self.mlp(self.mlp_norm(x))), entries
+        mixed = self.attend(query, key, value, cache, view)
+        x = x + self.dropout(self.out(mixed))
+        return x + self.dropout(self.mlp(self.mlp_norm(x))), torch.stack([key, value], dim=2)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, cache: Tensor, view: View) -> Tensor:
-        """All [B, heads, T, d] but the cache, which is not copied: scores are joined, not keys."""
+        """[B, T, D] each -> [B, T, D]. The cache is not copied: scores are joined, not keys."""
         old_key, old_value = (split_heads(part, self.heads) for part in cache.unbind(2))
+        query, key, value = (split_heads(part, self.heads) for part in (query, key, value))
         query = query * ((1 + self.sharpness * view.log_keys) / math.sqrt(query.shape[-1]))
         scores = torch.cat([query @ old_key.transpose(-1, -2), query @ key.transpose(-1, -2)], dim=-1)
-        scores = scores - self.slope * view.log_distance
+        scores = scores + torch.einsum("hk,bktp->bhtp", self.kernel, view.kernels)
         weights = scores.masked_fill(~view.reach.visible.unsqueeze(1), -math.inf).softmax(-1)
         old, new = weights.split([old_key.shape[2], key.shape[2]], dim=-1)
-        return old @ old_value + new @ value
+        return (old @ old_value + new @ value).transpose(1, 2).flatten(2)
 
 
 class CausalTransformer(ChunkedBaseline):
     """The Transformer of `WindowTransformer` and `FullTransformer`; `window` None: the whole history."""
-
-    periods: Tensor
 
     def __init__(self, arguments: dict):
         super().__init__(arguments)
@@ -114,10 +109,6 @@ class CausalTransformer(ChunkedBaseline):
             CausalBlock(self.width, heads, options["hidden"] or 4 * self.width, options["dropout"])
             for _ in range(options["layers"])
         )
-        pairs = self.width // heads // 4
-        ratio = (LONGEST / SHORTEST) ** (1 / max(pairs - 1, 1))
-        periods = [round(SHORTEST * ratio**pair) for pair in range(pairs)]
-        self.register_buffer("periods", torch.tensor(periods, dtype=torch.int64), persistent=False)
 
     def initial_state(self, batch_size: int) -> CacheState:
         like = next(self.parameters())
@@ -128,17 +119,13 @@ class CausalTransformer(ChunkedBaseline):
         return state if self.window else CacheState(trim(state.cache, state.steps), state.steps)
 
     def view(self, state: CacheState, times: Timeline, dtype: torch.dtype) -> View:
-        """Masks, distances and phases for one chunk."""
+        """Masks and distances for one chunk."""
         reached = reach(state.steps, state.cache.shape[1], times, self.window)
         keys = times.position + 1 if self.window is None else (times.position + 1).clamp(max=self.window)
-        turns = (times.position.unsqueeze(-1) % self.periods).float() / self.periods
-        phase = (2 * math.pi * turns).unsqueeze(1)
         return View(
             reached,
-            reached.distance.float().log1p().to(dtype).unsqueeze(1),
+            distance_kernels(reached.distance).to(dtype),
             keys.float().log().to(dtype)[:, None, :, None],
-            phase.cos().to(dtype),
-            phase.sin().to(dtype),
         )
 
     def chunk(self, x: Tensor, state: CacheState, times: Timeline) -> tuple[Tensor, CacheState]:

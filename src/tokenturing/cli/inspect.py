@@ -107,10 +107,12 @@ def _show_figures(name: str, figures: Any) -> None:
     from tokenturing.evaluate.recall import Row
 
     fields = ("kind", "delay", "accuracy", "low", "high", "count")
-    whole = [row for row in figures or () if set(fields) <= set(row)]
-    rows = [Row(**{field: row[field] for field in fields}) for row in whole]
-    if rows:
-        show({name: rows})
+    tables: dict[str, list[Row]] = {}
+    for row in figures or ():
+        if set(fields) <= set(row):
+            title = f"{name}, {row['voices']} voices" if row.get("voices") else name
+            tables.setdefault(title, []).append(Row(**{field: row[field] for field in fields}))
+    show(tables)
 
 
 def _text(value: Any) -> str:

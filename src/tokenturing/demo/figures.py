@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from tokenturing.checkpoint import load, shipped
@@ -14,12 +15,20 @@ from tokenturing.viz.curves import Length, Share
 
 LENGTHS = (1.0, 10.0, 60.0, 600.0)
 """seconds of a stream after which cost and size are measured"""
+SEEN, HEARD = (tuple(f"{sense}-{k}" for k in range(1, 5)) for sense in ("seen", "heard"))
 GROUPS = {
-    "what was seen": ("seen-1", "seen-2", "seen-3", "seen-4"),
-    "what was heard": ("heard-1", "heard-2", "heard-3", "heard-4"),
-    "heard before x was seen": ("bound",),
-    "how long ago": ("ago",),
+    "seen": (SEEN, ""),
+    "heard, new voices": (HEARD, ""),
+    "heard, a new human": (HEARD, "human"),
+    "heard before x seen": (("bound",), ""),
+    "how long ago": (("ago",), ""),
 }
+"""title: kinds of question and whose voices ("": synthesised ones)"""
+NAMES = {
+    "TokenTuringMachine": "Token Turing Machine", "Memoryless": "no memory", "TemporalMixer": "temporal Mixer",
+    "WindowTransformer": "Transformer, window", "FullTransformer": "Transformer, full",
+    "RecurrentTransformer": "Transformer, recurrent",
+}  # fmt: skip
 FIELDS = ("kind", "delay", "accuracy", "low", "high", "count")
 
 
@@ -30,7 +39,8 @@ class Compared:
     name: str
     parameters: int
     rows: list[dict[str, Any]]
-    """its figures as `tokenturing evaluate --json` writes them; empty where none are noted"""
+    """its figures as `tokenturing evaluate --json` writes them, with "voices" where those are human; empty
+    where none are noted"""
     sizes: list[Size]
     grows: bool
     notes: dict[str, Any]
@@ -47,30 +57,36 @@ def compare(first: RecallModel, first_name: str, lengths: Sequence[float] = LENG
                 continue
             if isinstance(model, RecallModel):
                 models[name] = model
-    return [_measure(name, model, lengths) for name, model in models.items()]
+    classes = [type(model.memory).__name__ for model in models.values()]
+    return [_measure(_readable(name, model, classes), model, lengths) for name, model in models.items()]
+
+
+def _readable(name: str, model: RecallModel, classes: Sequence[str]) -> str:
+    """What the model is, or its own name where there are several of the kind."""
+    kind = type(model.memory).__name__
+    return name.removeprefix("recall-") if classes.count(kind) > 1 else NAMES.get(kind, kind)
 
 
 def _measure(name: str, model: RecallModel, lengths: Sequence[float]) -> Compared:
-    sizes = growth(model.memory, INPUT_TOKENS, [round(length / STEP_SECONDS) for length in lengths])
+    sizes = growth(model.memory, INPUT_TOKENS, [ceil(length / STEP_SECONDS) for length in lengths])
     notes: dict[str, Any] = getattr(model, "notes", None) or {}
-    rows = [
-        row for row in notes.get("figures", ()) if set(FIELDS) <= set(row) and row.get("voices") != "human"
-    ]
+    rows = [row for row in notes.get("figures", ()) if set(FIELDS) <= set(row)]
     parameters = sum(parameter.numel() for parameter in model.memory.parameters())
     grows = sizes[0].nbytes != sizes[-1].nbytes
-    return Compared(name.removeprefix("recall-"), parameters, rows, sizes, grows, notes)
+    return Compared(name, parameters, rows, sizes, grows, notes)
 
 
 def by_delay(compared: Sequence[Compared]) -> dict[str, dict[str, list[Share]]]:
     """Group of kinds -> model -> its shares by delay, the kinds of a group taken together."""
-    return {
-        title: {model.name: _pooled(model.rows, kinds) for model in compared if model.rows}
-        for title, kinds in GROUPS.items()
+    panels = {
+        title: {model.name: shares for model in compared if (shares := _pooled(model.rows, kinds, voices))}
+        for title, (kinds, voices) in GROUPS.items()
     }
+    return {title: lines for title, lines in panels.items() if lines}
 
 
-def _pooled(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> list[Share]:
-    found = []
+def _pooled(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str], voices: str) -> list[Share]:
+    found, rows = [], [row for row in rows if row.get("voices", "") == voices]
     for delay in sorted({row["delay"] for row in rows}):
         here = [row for row in rows if row["kind"] in kinds and row["delay"] == delay]
         count = sum(row["count"] for row in here)

@@ -115,14 +115,14 @@ def _accuracy(compared: Sequence[Compared]) -> list[Section]:
     if not known:
         return []
     rows, classes = _accuracy_table(known)
-    head = ("question", "delay", *(model.name for model in known))
+    head = ("question", "delay", "voices", *(model.name for model in known))
     return [
         Section(
             "What is left after a delay",
             "Share of right answers by the time since the last event, on images and voices that no model was "
             "trained on, with 95 % intervals. Nothing but noise runs through the delay; the models were trained on "
             "streams of at most 80 seconds. The dotted line is 95 %.",
-            delay_figure(by_delay(known), "delay")
+            delay_figure(by_delay(known), [model.name for model in compared], "delay")
             + f"<details><summary>All figures</summary>{table(head, rows, classes)}</details>",
             "These figures came with the models: tokenturing evaluate measures them anew.",
         )
@@ -131,16 +131,19 @@ def _accuracy(compared: Sequence[Compared]) -> list[Section]:
 
 def _accuracy_table(known: Sequence[Compared]) -> tuple[list[list[str]], list[list[str]]]:
     """Cells and their classes: each kind and delay a row, each model a column, the best marked."""
-    shares = [{(row["kind"], row["delay"]): row for row in model.rows} for model in known]
-    delays = sorted({delay for found in shares for _, delay in found})
+    shares = [{_key(row): row for row in model.rows} for model in known]
+    keys = {key for found in shares for key in found}
     rows, classes = [], []
-    for kind in KINDS:
-        for delay in delays:
-            here = [found.get((kind, delay)) for found in shares]
-            best = max((row["accuracy"] for row in here if row), default=2.0)
-            rows.append([kind, readable(delay), *(_share(row) for row in here)])
-            classes.append(["", "", *("best" if row and row["accuracy"] == best else "" for row in here)])
+    for voices, kind, delay in sorted(keys, key=lambda key: (key[0], KINDS.index(key[1]), key[2])):
+        here = [found.get((voices, kind, delay)) for found in shares]
+        best = max(row["accuracy"] for row in here if row)
+        rows.append([kind, readable(delay), voices or "synthesised", *(_share(row) for row in here)])
+        classes.append(["", "", "", *("best" if row and row["accuracy"] == best else "" for row in here)])
     return rows, classes
+
+
+def _key(row: dict) -> tuple[str, str, float]:
+    return row.get("voices", ""), row["kind"], row["delay"]
 
 
 def _share(row: dict | None) -> str:

@@ -54,7 +54,7 @@ class Streams:
                 index[row, at:end] = image
                 truth[row, at:, 1:] = truth[row, at:, :-1].copy()
                 truth[row, at:, 0] = labels[image]
-                at = end + int(self.rng.integers(1, 4))
+                at = end + int(self.rng.integers(1, 3))
         noise = torch.from_numpy(self.rng.random((rows, steps, PIXELS), np.float32)) * 0.3
         shown = torch.from_numpy(index)
         frames = torch.where(shown.unsqueeze(-1) >= 0, self.images[shown.clamp(min=0)], 0.0)

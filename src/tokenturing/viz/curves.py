@@ -45,9 +45,10 @@ def learning_figure(
         return svg(drawn, name)
 
 
-def delay_figure(panels: Mapping[str, Mapping[str, Sequence[Share]]], name: str) -> str:
-    """Accuracy by delay: a panel for each kind of question, a line for each model -> SVG."""
-    models = list(dict.fromkeys(model for lines in panels.values() for model in lines))
+def delay_figure(
+    panels: Mapping[str, Mapping[str, Sequence[Share]]], models: Sequence[str], name: str
+) -> str:
+    """Accuracy by delay: a panel for each kind of question, a line for each of the models -> SVG."""
     with figure(11, 3.4) as drawn:
         row = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, (title, lines) in zip(row, panels.items(), strict=True):
@@ -83,7 +84,9 @@ def _draw_shares(
 
 def readable(seconds: float) -> str:
     """0.5 -> "0.5 s", 600 -> "10 min" """
-    return f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
+    if seconds < 1:
+        return f"{seconds:g} s"
+    return f"{seconds / 60:.3g} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def growth_figure(models: Mapping[str, Sequence[Length]], name: str) -> str:
@@ -98,15 +101,17 @@ def growth_figure(models: Mapping[str, Sequence[Length]], name: str) -> str:
             }  # fmt: skip
             cost.plot(seconds, [length.multiply_adds / 1e6 for length in lengths], **style)
             size.plot(seconds, [length.nbytes / 1e3 for length in lengths], **style)
+        cost.set_yscale("log")
+        size.set_yscale("symlog", linthresh=0.1)  # there is a model with no state at all
         ticks = sorted({length.seconds for lengths in models.values() for length in lengths})
         for axes, title in (
             (cost, "multiply-adds a step, in millions"),
             (size, "state of one stream, in kB"),
         ):
             axes.set_xscale("log")
-            axes.set_yscale("log")
             axes.set_xticks(ticks, [readable(tick) for tick in ticks])
             axes.minorticks_off()
+            axes.yaxis.set_major_formatter("{x:g}")
             axes.set_xlabel("length of the stream so far")
             axes.set_title(title)
             axes.grid(True)
