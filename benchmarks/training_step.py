@@ -65,7 +65,9 @@ def seconds(model: tt.TokenTuringMachine, run: object, x: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", help="write the figures here")
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()

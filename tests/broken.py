@@ -70,8 +70,9 @@ class Hidden(Sound):
     last: Tensor | None = None
 
     def advance(self, prepared: tuple[Tensor], state: SoundState) -> tuple[Tensor, SoundState]:
-        known = self.last is not None and self.last.shape == state.memory.shape
-        y, following = super().advance(prepared, SoundState(self.last) if known else state)
+        if self.last is not None and self.last.shape == state.memory.shape:
+            state = SoundState(self.last)
+        y, following = super().advance(prepared, state)
         self.last = following.memory.detach()
         return y, following
 
@@ -197,12 +198,12 @@ class Deaf(Sound):
 class Forgetful(Sound):
     """Forgets its values too where gradients are cut."""
 
-    def forward(self, x: Tensor, state: Any = None, *, bptt: int | None = None, **flags: Tensor) -> Any:
+    def forward(self, x: Tensor, state: Any = None, *args: Any, bptt: int | None = None, **flags: Any) -> Any:
         outputs = []
         for start in range(0, x.shape[1], bptt or x.shape[1]):
             part = slice(start, start + (bptt or x.shape[1]))
-            own = {name: flag[:, part] for name, flag in flags.items()}
-            y, following = super().forward(x[:, part], state, **own)
+            own: dict[str, Any] = {name: flag[:, part] for name, flag in flags.items()}
+            y, following = super().forward(x[:, part], state, *args, **own)
             outputs.append(y)
         return torch.cat(outputs, 1), following
 

@@ -16,7 +16,7 @@ def test_hub_files_go_both_ways(tmp_path: Path) -> None:
     """What we write their mixin reads, and what it writes we read."""
     hub = pytest.importorskip("huggingface_hub")
 
-    class Theirs(hub.PyTorchModelHubMixin, tt.TokenTuringMachine):
+    class Theirs(hub.PyTorchModelHubMixin, tt.TokenTuringMachine):  # type: ignore[name-defined]
         pass
 
     model = small()
@@ -34,7 +34,7 @@ def test_hub_snapshot_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     hub = pytest.importorskip("huggingface_hub")
     model = small()
     tt.save(model, tmp_path / "snapshot")
-    asked = {}
+    asked: dict[str, Any] = {}
 
     def snapshot_download(repo_id: str, **options: Any) -> str:
         asked.update(options, repo_id=repo_id)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from zoo import GROWING, ZOO, build, inputs, small, worn_state
 
+import tokenturing as tt
 from tokenturing import state as states
 from tokenturing.models.contract import RecurrentModel
 
@@ -107,7 +108,7 @@ def exported_is_eager(model: RecurrentModel, *, grows: bool = False) -> None:
     x, state, flags = some_steps(model, 1)
     batch, length = Dim("batch", max=64), Dim("length", max=1024)
     axes = {0: batch, 1: length} if grows else {0: batch}
-    shapes = states.map_state(lambda leaf: axes if leaf.dim() > 1 else {0: batch}, state)  # type: ignore[arg-type]
+    shapes = states.map_state(lambda leaf: axes if leaf.dim() > 1 else {0: batch}, state)  # type: ignore[arg-type, return-value]
     example = (x[:, 0], state, flags["token_mask"][:, 0])
     with torch.no_grad():
         program = torch.export.export(

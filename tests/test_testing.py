@@ -132,6 +132,7 @@ def test_buffer_that_counts() -> None:
     class Counting(broken.Sound):
         def __init__(self) -> None:
             super().__init__()
+            self.calls: Tensor
             self.register_buffer("calls", torch.zeros(()))
 
         def forward(self, *args: Any, **options: Any) -> Any:

@@ -26,7 +26,7 @@ tags:
 - pytorch_model_hub_mixin
 ---
 
-A `{name}` of [tokenturing](https://pypi.org/project/tokenturing/), Token Turing Machines for streams.
+A `{name}` of tokenturing, Token Turing Machines for streams.
 
 ```python
 import tokenturing as tt

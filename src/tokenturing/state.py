@@ -53,7 +53,8 @@ def _pad(tensors: Sequence[Tensor]) -> list[Tensor]:
         return list(tensors)
     longest = max(t.shape[1] for t in tensors)
     return [
-        t if t.shape[1] == longest
+        t
+        if t.shape[1] == longest
         else torch.cat([t, t.new_zeros(t.shape[0], longest - t.shape[1], *t.shape[2:])], dim=1)
         for t in tensors
     ]

@@ -1,25 +1,15 @@
 """`tokenturing`: the entry point. What is slow to import is imported by the command that needs it."""
 
+import importlib
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tokenturing.cli.demo import demo
-from tokenturing.cli.evaluate import evaluate
-from tokenturing.cli.inspect import inspect
-from tokenturing.cli.stream import stream
-from tokenturing.cli.train import train
 from tokenturing.errors import MissingExtraError, TokenTuringError
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo,
-    "train": train,
-    "evaluate": evaluate,
-    "stream": stream,
-    "inspect": inspect,
-}
+COMMANDS = ("demo", "train", "evaluate", "stream", "inspect")
 DESCRIPTION = """Token Turing Machines: models that watch an endless stream of pictures and sound, keep what
 matters in a fixed set of memory tokens, and answer questions about it at any time.
 
@@ -47,11 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(FAILED)
 
 
+def commands() -> dict[str, Callable[..., None]]:
+    """The commands by name."""
+    return {name: getattr(importlib.import_module(f"tokenturing.cli.{name}"), name) for name in COMMANDS}
+
+
 def _parse_and_run(arguments: list[str]) -> None:
-    import tyro
+    try:
+        import tyro
+    except ImportError as error:
+        raise MissingExtraError("tyro", "cli") from error
 
     tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, prog="tokenturing", description=DESCRIPTION, args=arguments or ["--help"]
+        commands(), prog="tokenturing", description=DESCRIPTION, args=arguments or ["--help"]
     )
 
 
