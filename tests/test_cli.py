@@ -155,7 +155,7 @@ def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, "inspect", interrupted)
+    monkeypatch.setattr("tokenturing.cli.inspect.inspect", interrupted)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["inspect"])
     assert stopped.value.code == 130
