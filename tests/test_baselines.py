@@ -280,6 +280,25 @@ def test_chunks_side_by_side_equal_the_scan(name, monkeypatch):
         torch.testing.assert_close(gradient, expected[key], rtol=1e-4, atol=2e-5, msg=key)
 
 
+@every
+def test_an_ill_step_harms_nobody_who_does_not_see_it(name):
+    """Neither its past, nor other rows, nor its own row once it is reset; in the cache or in the call."""
+    model, x = build(name), tokens()
+    ill = x.clone()
+    ill[0, 5] = torch.nan
+    reset = torch.zeros(B, T, dtype=torch.bool)
+    reset[0, 7] = True
+    whole = model(ill, None, reset)
+    for y, state in (whole, run_chunks(model, ill, (6, 3), reset=reset)):
+        expected, after = model(x, None, reset)
+        assert y[0, 5].isnan().any(), "but it does not hide its own illness"
+        assert name == "Memoryless" or y[0, 6].isnan().any()
+        healthy = torch.ones(B, T, dtype=torch.bool)
+        healthy[0, 5:7] = False
+        assert_close(y[healthy], expected[healthy])
+        assert_same(state, after)
+
+
 def test_timeline_counts_active_steps_since_the_reset():
     reset = torch.tensor([[False, False, True, False, False]])
     active = torch.tensor([[True, False, True, True, False]])

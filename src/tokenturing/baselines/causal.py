@@ -58,6 +58,11 @@ def distance_kernels(distance: Tensor) -> Tensor:
     return torch.stack([steps.log1p(), *(torch.exp(-steps / decay) for decay in DECAYS)], dim=1)
 
 
+def finite(x: Tensor) -> Tensor:
+    """Zeros in place of NaN and infinities."""
+    return torch.where(x.isfinite(), x, 0.0)
+
+
 class CausalBlock(nn.Module):
     """x + attention(norm(x)) to itself and the past, then x + MLP(norm(x))."""
 
@@ -90,6 +95,10 @@ class CausalBlock(nn.Module):
         scores = scores + torch.einsum("hk,bktp->bhtp", self.kernel, view.kernels)
         weights = scores.masked_fill(~view.reach.visible.unsqueeze(1), -math.inf).softmax(-1)
         old, new = weights.split([old_key.shape[2], key.shape[2]], dim=-1)
+        if query.shape[2] > 1:
+            # Side by side, a step meets keys it must not see: weight zero times NaN would be NaN. Who does see an ill
+            # step is ill all the same, by its key.
+            old_value, value = finite(old_value), finite(value)
         return (old @ old_value + new @ value).transpose(1, 2).flatten(2)
 
 

@@ -26,7 +26,7 @@ class Found(NamedTuple):
     """The k nearest earlier steps of each step."""
 
     values: Tensor
-    """[B, T, k, D]"""
+    """[B, T, k, D]; zeros where there is none"""
     weights: Tensor
     """[B, T, k], softmax of the scores; zeros where there is none"""
     ages: Tensor
@@ -120,8 +120,8 @@ class Retrieval(ChunkedBaseline):
         top, where = scores.topk(self.nearest, dim=-1)
         present = earlier.gather(2, where)
         row = torch.arange(query.shape[0], device=query.device)[:, None, None]
-        weights = top.softmax(-1) * present
-        return Found(values[row, where], weights, reached.distance.gather(2, where), present)
+        found = torch.where(present.unsqueeze(-1), values[row, where], 0.0)
+        return Found(found, top.softmax(-1) * present, reached.distance.gather(2, where), present)
 
     def think(self, x: Tensor, found: Found) -> Tensor:
         """Step embeddings [B, T, D] and what was found -> [B, T, D]"""

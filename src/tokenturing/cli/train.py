@@ -1,5 +1,7 @@
 """`tokenturing train`"""
 
+import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +34,7 @@ def train(
 
     changes = [setting for group in settings for setting in group]
     if speech:
-        changes.append(f"speech.folder={speech!r}")
+        changes.append(f"speech.folder={json.dumps(speech)}")  # a TOML string is written like JSON's
     loaded = load_recipe(_find(recipe), changes)
     choose("task", loaded.task, TASKS)
     folder = Path(out) if out else Path("runs") / Path(recipe).stem
@@ -59,10 +61,16 @@ def _train_recall(recipe: "Recipe", folder: Path) -> None:
         print(f"going on with the run in {folder}", flush=True)
     with voices():
         training_banks(recipe)  # builds what is not in the cache, with a progress bar of its own
-    with Progress(folder.name) as progress:
-        model = train_model(
-            recipe, folder, report=lambda done, total, metrics: progress.update(done, total, _note(metrics))
-        )
+    try:
+        with Progress(folder.name) as progress:
+            model = train_model(
+                recipe,
+                folder,
+                report=lambda done, total, metrics: progress.update(done, total, _note(metrics)),
+            )
+    except KeyboardInterrupt:
+        print("the same command goes on from the last checkpoint", file=sys.stderr)
+        raise
     _print_shares("validation accuracy", model_validation(folder))
     print(f"the model is in {folder / 'model'}: {_parameters(model.memory):,} parameters in its memory")
     print(f"next: tokenturing evaluate {folder}")

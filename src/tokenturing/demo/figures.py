@@ -26,8 +26,8 @@ GROUPS = {
 """title: kinds of question and whose voices ("": synthesised ones)"""
 NAMES = {
     "TokenTuringMachine": "Token Turing Machine", "Memoryless": "no memory", "TemporalMixer": "temporal Mixer",
-    "WindowTransformer": "Transformer, window", "FullTransformer": "Transformer, full",
-    "RecurrentTransformer": "Transformer, recurrent",
+    "WindowTransformer": "window Transformer", "FullTransformer": "full Transformer",
+    "RecurrentTransformer": "recurrent Transformer",
 }  # fmt: skip
 FIELDS = ("kind", "delay", "accuracy", "low", "high", "count")
 
