@@ -61,12 +61,12 @@ def test_a_traced_step_is_the_step(read: str, write: str) -> None:
 
 
 def test_the_gate_of_the_trace_is_the_gate() -> None:
-    machine = tt.TokenTuringMachine(16, 6, 3, layers=1, heads=2).eval()
+    machine = tt.TokenTuringMachine(16, 6, 3, layers=1, heads=2, look_back=2, input_tokens=1).eval()
     state, x = machine.initial_state(1), torch.randn(1, 1, 16)
     mask = torch.ones(1, 1, dtype=torch.bool)
     with torch.no_grad():
-        prepared = machine.prepare(x, mask)
-        slots = machine.cell.slots(state)
+        prepared, moved_on = machine.prepare_step(x, state, mask)
+        slots = machine.cell.slots(moved_on)
         z = machine.cell.read.combine([machine.cell.read.encode(slots.tokens), prepared.read])
         _, gate = machine.cell.write.propose(slots, prepared.write, machine.cell.processor(z))
     _, _, trace = trace_step(machine, x, state, mask)

@@ -11,15 +11,6 @@ from laws import Stream, streams
 from zoo import ZOO, build
 
 every_model = pytest.mark.parametrize("name", ZOO)
-SIDE_BY_SIDE = ("WindowTransformer", "FullTransformer")
-"""Their attention multiplies what a step must not see by zero, and zero times NaN is NaN."""
-with_nan = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.xfail(reason="0 * NaN")] if name in SIDE_BY_SIDE else [])
-        for name in ZOO
-    ],
-)
 
 
 @every_model
@@ -52,7 +43,7 @@ def test_reset(name: str, stream: Stream) -> None:
     laws.a_reset_restarts_exactly_its_rows(build(name), stream, ill=False)
 
 
-@with_nan
+@every_model
 @given(stream=streams)
 @settings(max_examples=1)
 def test_reset_heals(name: str, stream: Stream) -> None:
@@ -92,7 +83,7 @@ def test_future(name: str, stream: Stream) -> None:
     laws.the_future_changes_nothing(build(name), stream, value=5.0)
 
 
-@with_nan
+@every_model
 @given(stream=streams)
 @settings(max_examples=1)
 def test_ill_future(name: str, stream: Stream) -> None:

@@ -98,7 +98,7 @@ def test_images_of_the_splits_do_not_mix():
 
 
 def streams(seed: int = 3, **changes: object) -> RecallStreams:
-    config = RecallConfig(shortest=30, longest=60, brisk_streams=2, **changes)  # type: ignore[arg-type]
+    config = RecallConfig(shortest=30, longest=60, curriculum=(2, 2), **changes)  # type: ignore[arg-type]
     return RecallStreams(3, 25, tiny_bank(), config, seed=seed)
 
 
@@ -141,6 +141,17 @@ def test_missing_modalities_have_no_events():
         batch = next(row)
         assert (batch.visible[~batch.has_frame] == NOTHING).all()
         assert (batch.facts[..., 4:8][~batch.has_sound] == NOTHING).all()
+
+
+def test_a_slower_pace_is_reached_by_and_by():
+    planner = streams(mixed_pace=0.0).planner
+    steps = [
+        planner._pace(np.random.default_rng(row), number) for row in range(50) for number in (0, 1, 2, 3, 4)
+    ]
+    paces = np.array(steps).reshape(50, 5)
+    assert (paces[:, :2] == 0).all()
+    assert (paces[:, 4] == 1).all()
+    assert 0 < paces[:, 2].mean() < paces[:, 3].mean() < 1
 
 
 def test_questions_have_names_and_kinds():

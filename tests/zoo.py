@@ -42,6 +42,7 @@ MACHINES = {
     "gated-fixed-tokens": machine(
         read="query", processor="tokenformer", initial_memory="zeros", input_tokens=3
     ),
+    "gated-look-back": machine(look_back=2, input_tokens=3, write_cost=0.1, horizon=6.0),
     "gated-no-positions": machine(read="pool", processor="mlp", positions=False),
     "write-mlp": machine(write="mlp", read="mlp", processor="mixer", input_tokens=3),
     "write-query": machine(write="query", read="query", initial_memory="zeros"),

@@ -64,7 +64,7 @@ def _advance(model: RecallModel, tokens: Tensor, state: tuple, question: int) ->
     """One traced step -> output tokens, state, trace."""
     present = torch.ones(1, dtype=torch.bool)
     x, mask = model.tokens(PerceivedInput(tokens, torch.tensor([question]), present, present))
-    return trace_step(model.memory, x, state, mask)  # type: ignore[arg-type]
+    return trace_step(model.memory, x, state, mask)
 
 
 def _ask(model: RecallModel, tokens: Tensor, state: tuple, step: int, question: int, truth: int) -> Asked:

@@ -1,7 +1,7 @@
 """What a Token Turing Machine does at each step: where it writes, what it reads, which event sits in which slot."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from tokenturing.errors import OptionError
 from tokenturing.memory.write import GatedWrite
-from tokenturing.models.cell import MachineState
 from tokenturing.models.contract import RecurrentModel
 from tokenturing.models.machine import TokenTuringMachine
 
@@ -51,8 +50,8 @@ def machine_of(memory: RecurrentModel) -> TokenTuringMachine:
 
 @torch.no_grad()
 def trace_step(
-    memory: RecurrentModel, x: Tensor, state: MachineState, token_mask: Tensor
-) -> tuple[Tensor, MachineState, StepTrace]:
+    memory: RecurrentModel, x: Tensor, state: Any, token_mask: Tensor
+) -> tuple[Tensor, Any, StepTrace]:
     """`memory.step` for one row, and what happened inside.
 
     Args:
@@ -65,8 +64,7 @@ def trace_step(
         y [1, R, D] and the next state, exactly as `step` gives them, and the trace.
     """
     machine = machine_of(memory)
-    present = torch.where(token_mask.unsqueeze(-1), x, 0.0)
-    prepared = machine.prepare(present, token_mask)
+    prepared, state = machine.prepare_step(x, state, token_mask)
     slots, read = machine.cell.slots(state), machine.cell.read
     weights = read.weights([read.encode(slots.tokens), prepared.read])
     shares = weights[0].T.unflatten(0, (read.heads, -1)).mean(0)

@@ -19,7 +19,7 @@ COUNTED = 8
 """counts are told apart up to this number"""
 AGE_BINS = 24
 HORIZON = 1024.0
-"""steps at which the age clock saturates: 82 s at 12.5 steps a second"""
+"""steps at which the age clock saturates, unless said: 82 s at 12.5 steps a second"""
 
 
 def hat(x: Tensor, grid: Tensor) -> Tensor:
@@ -32,13 +32,15 @@ class SlotClock(nn.Module):
 
     Args:
         width: D.
+        horizon: steps at which the age saturates.
     """
 
     count_grid: Tensor
     age_grid: Tensor
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, horizon: float = HORIZON):
         super().__init__()
+        self.horizon = horizon
         self.kind = nn.Linear(width, KINDS)
         self.features = nn.Linear(KINDS * (COUNTED + 1) + AGE_BINS, width, bias=False)
         nn.init.normal_(self.features.weight, std=0.3)
@@ -53,7 +55,7 @@ class SlotClock(nn.Module):
     def forward(self, memory: Tensor, age: Tensor) -> Tensor:
         """memory [B, M, D], age [B, M] in steps -> [B, M, D] to be added to the slots' tokens."""
         counts = self.counts(memory, age).clamp(max=float(COUNTED))
-        log_age = torch.log1p(age.clamp(max=HORIZON)) * ((AGE_BINS - 1) / math.log1p(HORIZON))
+        log_age = torch.log1p(age.clamp(max=self.horizon)) * ((AGE_BINS - 1) / math.log1p(self.horizon))
         clocks = torch.cat(
             [hat(counts, self.count_grid).flatten(-2), hat(log_age, self.age_grid).to(memory.dtype)], -1
         )

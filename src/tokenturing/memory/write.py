@@ -100,16 +100,35 @@ OPEN_OLDEST = 4.0
 learns what not to write, in place of M copies of the present"""
 
 
+class _Charge(torch.autograd.Function):
+    """The identity, with a gradient as if `cost` times the sum of what passes were part of the loss."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, cost: float) -> Tensor:
+        ctx.cost = cost
+        return gate.view_as(gate)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient + ctx.cost, None
+
+
 class GatedWrite(Write):
     """An LSTM of tokens: each slot takes a candidate through a gate of its own that can be exactly 0.
 
     c_i = attention of slot i to [input || output], g_i = hardsigmoid(MLP([m_i, c_i])), m_i <- m_i + g_i (c_i - m_i), and
-    the age a_i <- (1 - g_i) (a_i + 1). A slot whose gate is 0 is unchanged to the bit, so that silence costs nothing
-    however long it lasts.
+    the age a_i <- (1 - min(1, 2 g_i)) (a_i + 1): a slot that is new by half or more is new. A slot whose gate is 0 is
+    unchanged to the bit, so that silence costs nothing however long it lasts.
+
+    In training each write may cost something, so that what is not worth writing is not written, and what is, once:
+    `write_cost` times the gates, summed over slots and steps and averaged over rows, is added to the loss's gradient.
     """
 
-    def __init__(self, width: int, heads: int, positions: TokenPositions | NoPositions):
+    def __init__(
+        self, width: int, heads: int, positions: TokenPositions | NoPositions, write_cost: float = 0.0
+    ):
         super().__init__()
+        self.write_cost = write_cost
         self.attention_heads = heads
         self.positions = positions
         self.slot_norm = nn.LayerNorm(width)
@@ -129,7 +148,7 @@ class GatedWrite(Write):
         candidate, gate = self.propose(slots, prepared, output)
         memory = slots.memory + gate * (candidate - slots.memory)
         gate = gate.squeeze(-1).to(slots.age.dtype)
-        return memory, (1 - gate) * (slots.age + 1)
+        return memory, (1 - (2 * gate).clamp(max=1.0)) * (slots.age + 1)
 
     def propose(self, slots: Slots, prepared: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, Tensor]:
         """The candidate [B, M, D] and the gate [B, M, 1] of each slot."""
@@ -140,21 +159,25 @@ class GatedWrite(Write):
         candidate = self.out(attend(self.query(slot), key, value, mask, self.attention_heads))
         oldest = (slots.age >= slots.age.amax(dim=1, keepdim=True)).unsqueeze(-1)
         opening = self.gate(torch.cat([slot, candidate], dim=-1)) + self.oldest * oldest
-        return candidate, F.hardsigmoid(opening)
+        gate = F.hardsigmoid(opening)
+        if self.training and self.write_cost:
+            gate = _Charge.apply(gate, self.write_cost / gate.shape[0])
+        return candidate, gate
 
 
 WRITES = (*SUMMARIZERS, "erase_add", "concat", "none", "gated")
 
 
 def build_write(
-    kind: str, width: int, memory_tokens: int, heads: int, positions: TokenPositions | NoPositions
-) -> Write:
+    kind: str, width: int, memory_tokens: int, heads: int, positions: TokenPositions | NoPositions,
+    write_cost: float = 0.0,
+) -> Write:  # fmt: skip
     """The write of that name."""
     choose("write", kind, WRITES)
     if kind in SUMMARIZERS:
         return SummaryWrite(kind, width, memory_tokens, heads, positions)
     if kind == "gated":
-        return GatedWrite(width, heads, positions)
+        return GatedWrite(width, heads, positions, write_cost)
     if kind == "erase_add":
         return EraseAddWrite(width)
     return ConcatWrite() if kind == "concat" else NoWrite()

@@ -1,9 +1,10 @@
 """One step of the Token Turing Machine: read, process, write (paper section 3, figure 2)."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
+from tokenturing.layers.look_back import LookBack
 from tokenturing.layers.positions import NoPositions, TokenPositions
 from tokenturing.memory.clock import SlotClock
 from tokenturing.memory.summarize import Encoded, Summarizer
@@ -19,11 +20,23 @@ class MachineState(NamedTuple):
     """[B, M] float32, steps since each slot was last written (gated write; else it stays as it began)"""
 
 
+class LookingBackState(NamedTuple):
+    """The same of a machine that looks back at its inputs: K * N * D numbers more."""
+
+    memory: Tensor
+    age: Tensor
+    recent: Tensor
+    """[B, K, N, D], the last inputs"""
+
+
 class PreparedInput(NamedTuple):
     """The inputs as the read and the write see them, before the memory is known."""
 
     read: Encoded
     write: tuple
+
+
+State = TypeVar("State", MachineState, LookingBackState)
 
 
 class Cell(nn.Module):
@@ -35,6 +48,7 @@ class Cell(nn.Module):
         write: what makes the next memory.
         positions: added before the read; the write has its own.
         clock: adds each slot's age and order, or None.
+        look_back: adds what the last inputs say of this one, or None.
     """
 
     def __init__(
@@ -44,6 +58,7 @@ class Cell(nn.Module):
         write: Write,
         positions: TokenPositions | NoPositions,
         clock: SlotClock | None,
+        look_back: LookBack | None = None,
     ):
         super().__init__()
         self.read = read
@@ -51,22 +66,25 @@ class Cell(nn.Module):
         self.write = write
         self.positions = positions
         self.clock = clock
+        self.look_back = look_back
 
-    def prepare(self, x: Tensor, mask: Tensor | None) -> PreparedInput:
-        """What needs only the inputs [..., N, D], for all steps at once."""
+    def prepare(self, x: Tensor, mask: Tensor | None, before: Tensor | None = None) -> PreparedInput:
+        """What needs only the inputs [..., N, D] and those before them [..., K, N, D], for all steps at once."""
+        if self.look_back is not None:
+            x = self.look_back(x, before)
         return PreparedInput(self.read.encode(self.positions.input(x), mask), self.write.prepare(x, mask))
 
-    def slots(self, state: MachineState) -> Slots:
+    def slots(self, state: MachineState | LookingBackState) -> Slots:
         """The memory with what each slot knows of its place, age and order."""
         tokens = self.positions.memory(state.memory)
         if self.clock is not None:
             tokens = tokens + self.clock(state.memory, state.age)
         return Slots(state.memory, tokens, state.age)
 
-    def forward(self, prepared: PreparedInput, state: MachineState) -> tuple[Tensor, MachineState]:
+    def forward(self, prepared: PreparedInput, state: State) -> tuple[Tensor, State]:
         """One step -> the output tokens [B, R, D] and the next state."""
         slots = self.slots(state)
         z = self.read.combine([self.read.encode(slots.tokens), prepared.read])
         output = self.processor(z)
         memory, age = self.write(slots, prepared.write, output)
-        return output, MachineState(memory, age)
+        return output, state._replace(memory=memory, age=age)

@@ -8,6 +8,7 @@ from torch import Tensor
 from tokenturing import state as states
 from tokenturing.errors import OptionError, ShapeError
 from tokenturing.hub import HubMixin
+from tokenturing.layers.look_back import windows
 from tokenturing.models.scan import scan
 
 
@@ -15,12 +16,15 @@ class RecurrentModel(HubMixin):
     """A sequence model whose state is a value.
 
     Subclasses give `initial_state` and `advance`, and may give `prepare`. They set `width` (D), `output_tokens` (R)
-    and, where it is fixed, `input_tokens` (N).
+    and, where it is fixed, `input_tokens` (N). One with a `look_back` of K steps has a state with a leaf `recent`
+    [B, K, N, D], which is kept for it, and gives
+    `prepare_after` in place of `prepare`.
     """
 
     width: int
     output_tokens: int
     input_tokens: int | None = None
+    look_back: int = 0
 
     def initial_state(self, batch_size: int) -> Any:
         """The state of `batch_size` rows before their first step: a NamedTuple of batch-first tensors."""
@@ -32,6 +36,10 @@ class RecurrentModel(HubMixin):
         x [..., N, D] (absent tokens are zeros), token_mask bool [..., N] -> a tuple of tensors [..., ...].
         """
         return (x,) if token_mask is None else (x, token_mask)
+
+    def prepare_after(self, before: Tensor, x: Tensor, token_mask: Tensor | None) -> Any:
+        """`prepare` of a model that looks back: before [..., K, N, D], the inputs before each step, oldest first."""
+        raise NotImplementedError
 
     def advance(self, prepared: Any, state: Any) -> tuple[Tensor, Any]:
         """One step on what `prepare` returned for it -> y [B, R, D] and the next state."""
@@ -49,8 +57,15 @@ class RecurrentModel(HubMixin):
             y [B, R, D] and the next state.
         """
         self._check(x, state, token_mask, leading=("B",))
+        return self.advance(*self.prepare_step(x, state, token_mask))
+
+    def prepare_step(self, x: Tensor, state: Any, token_mask: Tensor | None) -> tuple[Any, Any]:
+        """What `advance` needs for one step of x [B, N, D]: what `prepare` says of it, and the state that has seen it."""
         x = _without_absent(x, token_mask)
-        return self.advance(self.prepare(x, token_mask), state)
+        if not self.look_back:
+            return self.prepare(x, token_mask), state
+        before, recent = windows(state.recent, x.unsqueeze(1), None, None)
+        return self.prepare_after(before.squeeze(1), x, token_mask), state._replace(recent=recent)
 
     def forward(
         self,

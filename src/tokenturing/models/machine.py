@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from tokenturing.errors import OptionError, choose
+from tokenturing.layers.look_back import LookBack
 from tokenturing.layers.positions import SCALE, NoPositions, TokenPositions
-from tokenturing.memory.clock import SlotClock
+from tokenturing.memory.clock import HORIZON, SlotClock
 from tokenturing.memory.summarize import build_summarizer
 from tokenturing.memory.write import build_write
-from tokenturing.models.cell import Cell, MachineState
+from tokenturing.models.cell import Cell, LookingBackState, MachineState
 from tokenturing.models.contract import RecurrentModel
 from tokenturing.processors import build_processor
 
@@ -32,6 +33,10 @@ class TokenTuringMachine(RecurrentModel):
         positions: add learned positions to slots, kinds of token and input places.
         hidden: width of the processor's MLP; None: 4 D.
         dropout: inside the processor.
+        look_back: K, how many of the last inputs each input is seen with; it needs `input_tokens`.
+        horizon: steps at which the slots' age saturates (write "gated"); streams to train on should be longer.
+        write_cost: what a write costs in training (write "gated"): this times the gates, summed over slots and steps and
+            averaged over rows, is added to the loss's gradient.
 
     Raises:
         OptionError: an option has no such value, or the numbers do not fit together.
@@ -53,6 +58,9 @@ class TokenTuringMachine(RecurrentModel):
         positions: bool = True,
         hidden: int | None = None,
         dropout: float = 0.0,
+        look_back: int = 0,
+        horizon: float = HORIZON,
+        write_cost: float = 0.0,
     ):
         super().__init__()
         self.config: dict[str, Any] = {
@@ -64,6 +72,11 @@ class TokenTuringMachine(RecurrentModel):
         choose("initial_memory", initial_memory, ("learned", "zeros"))
         self.width, self.output_tokens, self.input_tokens = width, read_tokens, input_tokens
         self.memory_tokens = memory_tokens
+        if look_back < 0 or (look_back and input_tokens is None):
+            raise OptionError(
+                f"look_back={look_back} with input_tokens={input_tokens}: expected a number of steps, and how many tokens come in"
+            )
+        self.look_back = look_back
 
         def token_positions(kinds: int) -> TokenPositions | NoPositions:
             return TokenPositions(width, memory_tokens, input_tokens, kinds) if positions else NoPositions()
@@ -74,14 +87,15 @@ class TokenTuringMachine(RecurrentModel):
                 processor, width=width, tokens=read_tokens, layers=layers, heads=heads,
                 hidden=hidden or 4 * width, dropout=dropout,
             ),
-            write=build_write(write, width, memory_tokens, heads, token_positions(3)),
+            write=build_write(write, width, memory_tokens, heads, token_positions(3), write_cost),
             positions=token_positions(2),
-            clock=SlotClock(width) if write == "gated" else None,
+            clock=SlotClock(width, horizon) if write == "gated" else None,
+            look_back=LookBack(width, look_back) if look_back else None,
         )  # fmt: skip
         start = torch.randn(memory_tokens, width) * SCALE if initial_memory == "learned" else torch.zeros(0)
         self.initial_memory = nn.Parameter(start) if initial_memory == "learned" else None
 
-    def initial_state(self, batch_size: int) -> MachineState:
+    def initial_state(self, batch_size: int) -> MachineState | LookingBackState:
         """The memory before the first step; slot i begins as if written i + 1 steps ago, so that no two tie."""
         like = next(self.parameters())
         memory = (
@@ -90,10 +104,19 @@ class TokenTuringMachine(RecurrentModel):
             else self.initial_memory
         )
         age = torch.arange(1.0, self.memory_tokens + 1, device=like.device)
-        return MachineState(memory.expand(batch_size, -1, -1).clone(), age.expand(batch_size, -1).clone())
+        rows = memory.expand(batch_size, -1, -1).clone(), age.expand(batch_size, -1).clone()
+        if not self.look_back:
+            return MachineState(*rows)
+        assert self.input_tokens is not None
+        return LookingBackState(
+            *rows, like.new_zeros(batch_size, self.look_back, self.input_tokens, self.width)
+        )
 
     def prepare(self, x: Tensor, token_mask: Tensor | None) -> Any:
         return self.cell.prepare(x, token_mask)
 
-    def advance(self, prepared: Any, state: MachineState) -> tuple[Tensor, MachineState]:
+    def prepare_after(self, before: Tensor, x: Tensor, token_mask: Tensor | None) -> Any:
+        return self.cell.prepare(x, token_mask, before)
+
+    def advance(self, prepared: Any, state: Any) -> tuple[Tensor, Any]:
         return self.cell(prepared, state)

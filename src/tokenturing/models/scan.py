@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tokenturing import state as states
+from tokenturing.layers.look_back import windows
 
 if TYPE_CHECKING:
     from tokenturing.models.contract import RecurrentModel
@@ -52,7 +53,11 @@ def _segment(
     reset: Tensor | None,
     active: Tensor | None,
 ) -> tuple[Tensor, Any]:
-    prepared = model.prepare(x, token_mask)
+    if model.look_back:
+        before, recent = windows(state.recent, x, reset, active)
+        prepared = model.prepare_after(before, x, token_mask)
+    else:
+        prepared = model.prepare(x, token_mask)
     fresh = model.initial_state(x.shape[0]) if reset is not None else None
     outputs = []
     for t, at_t in enumerate(_unbind(prepared, x.shape[1])):
@@ -64,6 +69,8 @@ def _segment(
             y = torch.where(active[:, t, None, None], y, 0.0)
         state = following
         outputs.append(y)
+    if model.look_back:
+        state = state._replace(recent=recent)
     return torch.stack(outputs, dim=1), state
 
 

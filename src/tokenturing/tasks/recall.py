@@ -21,10 +21,16 @@ TAIL = 10
 
 
 SIGHTING = (4, 10, 3)
-"""least and most steps of a sighting, and steps between two"""
+"""least and most steps of a sighting, and steps between two, at the task's own pace"""
 BRISK_SIGHTING = (1, 3, 2)
-BRISK_WORD = 3
+BRISK_TAIL = 3
 BRISK_STEPS = (40, 160)
+BRISK_GAPS = (1.0, 6.0)
+
+
+def between(brisk: float, own: float, pace: float) -> float:
+    """A quantity at a pace between the briskest (0) and the task's own (1), on a logarithmic scale."""
+    return brisk * (own / brisk) ** pace
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,14 @@ class RecallConfig:
     """share of the phases of a stream in which nothing happens"""
     gaps: tuple[float, float] = (3.0, 80.0)
     """mean steps between events, drawn for each phase between these two"""
-    brisk_streams: int = 0
-    """the first streams of each row are brisk: short, with sightings of a step or three and only the clearest steps of each
-    word, so that many events fit between two updates"""
-    brisk_share: float = 0.0
-    """share of brisk streams after these"""
+    silent_end: float = 0.0
+    """share of streams of the longest kind in which nothing happens any more after the first 4 to 20 s"""
+    curriculum: tuple[int, int] = (0, 0)
+    """How many of each row's first streams are brisk (pace 0), and over how many more the pace rises to 1, the task's own.
+    Brisk streams are short, with sightings of a step or three and only the clearest steps of each word, so that many events
+    fit between two updates."""
+    mixed_pace: float = 0.0
+    """share of streams of any pace after these"""
     noise: float = 0.12
     """standard deviation of the pixel noise, at most"""
 
@@ -80,11 +89,21 @@ class Stream:
     """[steps, 2]: question and answer, -1 where nothing is asked"""
     facts: np.ndarray
     """[steps, FACTS]"""
-    brisk: bool = False
+    pace: float = 1.0
+
+    def audible(self, word: Spoken) -> tuple[int, int]:
+        """First step and end of what is heard of a word: at pace 0 only the clearest steps, just after its last sound."""
+        return audible(word, self.pace)
 
     def truth(self) -> Truth:
         """What is true at each step."""
         return truth_of(self.sightings, self.spoken)
+
+
+def audible(word: Spoken, pace: float) -> tuple[int, int]:
+    """First step and end of what is heard of a word at a pace."""
+    lead = round(pace * (word.counts_from - word.first))
+    return word.counts_from - lead, word.counts_from + BRISK_TAIL + round(pace * (TAIL - BRISK_TAIL))
 
 
 def truth_of(sightings: Sequence[Sighting], spoken: Sequence[Spoken]) -> Truth:
@@ -134,30 +153,47 @@ class Planner:
 
     def draw(self, rng: np.random.Generator, number: int = 0) -> Stream:
         """A random stream, the row's stream of that number."""
-        brisk = number < self.config.brisk_streams or rng.random() < self.config.brisk_share
-        shortest, longest = BRISK_STEPS if brisk else (self.config.shortest, self.config.longest)
-        steps = int(rng.integers(shortest, longest + 1))
+        pace = self._pace(rng, number)
+        steps = int(
+            rng.integers(
+                int(between(BRISK_STEPS[0], self.config.shortest, pace)),
+                1 + int(between(BRISK_STEPS[1], self.config.longest, pace)),
+            )
+        )
         missing = rng.random()
         has_frames = missing >= self.config.without_modality
         has_sound = not self.config.without_modality <= missing < 2 * self.config.without_modality
         background = int(rng.choice(self.kinds))
-        phases = [(0, steps, float(rng.uniform(1, 6)))] if brisk else self._phases(rng, steps)
-        sightings = self.sightings(rng, phases, BRISK_SIGHTING if brisk else SIGHTING) if has_frames else []
-        say = self.brisk_words if brisk else self.spoken
-        spoken = say(rng, phases, background, sightings) if has_sound else []
+        phases = self._phases(rng, steps, pace)
+        if pace == 1 and rng.random() < self.config.silent_end:
+            steps = self.config.longest
+            phases = self._phases(rng, int(rng.integers(50, min(250, steps) + 1)), pace)
+        sightings = self.sightings(rng, phases, pace) if has_frames else []
+        spoken = self.spoken(rng, phases, background, sightings, pace) if has_sound else []
         plan = Stream(
             steps, sightings, spoken, self.clutter(rng, steps), float(rng.uniform(0, self.config.noise)), background,
-            int(rng.integers(1 << 30)), has_frames, has_sound, np.zeros((0, 2)), np.zeros((0, FACTS)), brisk,
+            int(rng.integers(1 << 30)), has_frames, has_sound, np.zeros((0, 2)), np.zeros((0, FACTS)), pace,
         )  # fmt: skip
         return self._with_questions(rng, plan)
 
-    def _phases(self, rng: np.random.Generator, steps: int) -> list[tuple[int, int, float]]:
+    def _pace(self, rng: np.random.Generator, number: int) -> float:
+        brisk, rising = self.config.curriculum
+        if number < brisk:
+            return 0.0
+        if number < brisk + rising:
+            return float(rng.uniform(0, (number - brisk + 1) / rising))
+        return float(rng.uniform()) if rng.random() < self.config.mixed_pace else 1.0
+
+    def _phases(self, rng: np.random.Generator, steps: int, pace: float) -> list[tuple[int, int, float]]:
         """(first, end, mean gap between events) of the stretches of a stream; an infinite gap: nothing happens."""
         phases, at = [], 0
+        low, high = (
+            between(brisk, own, pace) for brisk, own in zip(BRISK_GAPS, self.config.gaps, strict=True)
+        )
         while at < steps:
-            quiet = rng.random() < self.config.quiet_share and at > 0
+            quiet = rng.random() < self.config.quiet_share * pace and at > 0
             length = int(np.exp(rng.uniform(np.log(30), np.log(900 if quiet else 400))))
-            gap = np.inf if quiet else float(np.exp(rng.uniform(*np.log(self.config.gaps))))
+            gap = np.inf if quiet else float(np.exp(rng.uniform(np.log(low), np.log(high))))
             phases.append((at, min(at + length, steps), gap))
             at += length
         return phases
@@ -166,10 +202,12 @@ class Planner:
         self,
         rng: np.random.Generator,
         phases: list[tuple[int, int, float]],
-        pace: tuple[int, int, int] = SIGHTING,
+        pace: float = 1.0,
     ) -> list[Sighting]:
-        """Digits in the frame, one at a time; `pace` is the least and most steps of each and the steps between."""
-        shortest, longest, apart = pace
+        """Digits in the frame, one at a time."""
+        shortest, longest, apart = (
+            round(between(brisk, own, pace)) for brisk, own in zip(BRISK_SIGHTING, SIGHTING, strict=True)
+        )
         found: list[Sighting] = []
         free = 0
         for first, end, gap in phases:
@@ -187,13 +225,13 @@ class Planner:
 
     def spoken(
         self, rng: np.random.Generator, phases: list[tuple[int, int, float]], background: int,
-        sightings: Sequence[Sighting],
+        sightings: Sequence[Sighting], pace: float = 1.0,
     ) -> list[Spoken]:  # fmt: skip
         """Words one at a time, far enough apart that no embedding window holds two.
 
         None begins to count within 2 steps of the last sight of a digit: there "before" would be a matter of taste.
         """
-        unclear = {s.last + d for s in sightings for d in (-1, 0, 1, 2)}
+        unclear = {s.last + d for s in sightings for d in range(-round(pace), round(2 * pace) + 1) if pace}
         found: list[Spoken] = []
         free = 0
         for first, end, gap in phases:
@@ -203,30 +241,15 @@ class Planner:
                 digit = int(rng.integers(10))
                 clip = int(rng.choice(self.clips[background][digit]))
                 length = int(self.bank.length[clip])
-                while at + length in unclear:
+                word = Spoken(0, length, digit, clip)
+                heard, faded = audible(word, pace)
+                while at + length - heard in unclear:
                     at += 1
-                if at + length + TAIL > end:
+                if at + faded - heard > end:
                     break
-                found.append(Spoken(at, at + length, digit, clip))
-                free = at = at + length + TAIL
+                found.append(replace(word, first=at - heard, counts_from=at + length - heard))
+                free = at = at + faded - heard
         return found
-
-    def brisk_words(
-        self, rng: np.random.Generator, phases: list[tuple[int, int, float]], background: int,
-        sightings: Sequence[Sighting],
-    ) -> list[Spoken]:  # fmt: skip
-        """Words of which only the steps are heard in which they are clearest, close to one another."""
-        found: list[Spoken] = []
-        at = 0
-        _, end, gap = phases[0]
-        while True:
-            at += 1 + int(rng.exponential(gap))
-            if at + BRISK_WORD > end:
-                return found
-            digit = int(rng.integers(10))
-            clip = int(rng.choice(self.clips[background][digit]))
-            found.append(Spoken(at - int(self.bank.length[clip]), at, digit, clip))
-            at += BRISK_WORD
 
     def clutter(self, rng: np.random.Generator, steps: int) -> list[tuple[int, int, float]]:
         """Background scenes, one after the other."""
@@ -300,9 +323,7 @@ class Renderer:
             at = (plan.ambient_offset + start + np.arange(steps)) % len(ambient)
             sound[row] = ambient[at]
             for word in plan.spoken:
-                first, end = word.first, word.counts_from + TAIL
-                if plan.brisk:
-                    first, end = word.counts_from, word.counts_from + BRISK_WORD
+                first, end = plan.audible(word)
                 low, high = max(first, start), min(end, start + steps)
                 if low < high:
                     sound[row, low - start : high - start] = self.bank.clips[
