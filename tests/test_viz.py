@@ -28,6 +28,7 @@ def figures() -> dict[str, str]:
         "memory": memory.memory_figure(held, gates, rng.random((120, 6)), happenings, 0.08, "memory"),
         "learning": curves.learning_figure([0, 1, 2], {"last": [0.1, 0.5, 0.9]}, 0.1, "learning"),
         "delay": curves.delay_figure({"seen": {"a": shares, "b": shares[:1]}}, ["a", "none", "b"], "delay"),
+        "long": curves.long_figure([10, 20], [1.0, 1.1], [200.0, 200.0], "long"),
         "growth": curves.growth_figure({"a": lengths, "b": lengths}, "growth"),
     }
 

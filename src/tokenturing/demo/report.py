@@ -10,7 +10,7 @@ from tokenturing.demo.watching import Watched
 from tokenturing.evaluate.trace import holdings
 from tokenturing.storage import write_file
 from tokenturing.tasks.questions import KINDS, STEP_SECONDS
-from tokenturing.viz.curves import delay_figure, growth_figure, learning_figure, readable
+from tokenturing.viz.curves import delay_figure, growth_figure, learning_figure, long_figure, readable
 from tokenturing.viz.memory import Happening, Question, memory_figure, stream_figure
 from tokenturing.viz.page import Section, page, table
 
@@ -27,6 +27,7 @@ def write_report(
         _learning(learned),
         *_accuracy(compared),
         *_growth(compared),
+        *_long(compared),
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     text = page("What a Token Turing Machine remembers", _lead(watched, compared), sections)
@@ -170,5 +171,26 @@ def _growth(compared: Sequence[Compared]) -> list[Section]:
             "are logarithmic: a flat line costs the same for ever.",
             growth_figure(by_length(compared), "growth") + table(head, rows),
             "The memory alone; eyes and ears are the same for all.",
+        )
+    ]
+
+
+def _long(compared: Sequence[Compared]) -> list[Section]:
+    """What the notes of a checkpoint say of a very long stream."""
+    found = [(model.name, model.notes["long_stream"]) for model in compared if model.notes.get("long_stream")]
+    if not found:
+        return []
+    name, rows = found[0]
+    steps, last = [row["steps"] for row in rows], rows[-1]
+    return [
+        Section(
+            f"{last['steps']:,} steps without a break",
+            f"One stream of {last['steps'] * STEP_SECONDS / 3600:.0f} hours at 12.5 steps a second ({name}): the time "
+            f"of a step and the memory of the process stay as they are, and the state is {last['state_bytes']:,} bytes "
+            "from the first step to the last.",
+            long_figure(
+                steps, [row["median_ms"] for row in rows], [row["resident_mib"] for row in rows], "long"
+            ),
+            "Measured when the model was made, by benchmarks/long_stream.py on one core.",
         )
     ]

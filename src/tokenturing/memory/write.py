@@ -83,7 +83,9 @@ class ConcatWrite(Write):
     """A queue: the output tokens are appended and the newest M tokens kept (the paper's "concatenate")."""
 
     def forward(self, slots: Slots, prepared: Any, output: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.cat([slots.memory, output], dim=1)[:, -slots.memory.shape[1] :], slots.age
+        # The oldest are left out before joining, so that a state holds on to no storage but its own.
+        kept, new = slots.memory[:, output.shape[1] :], output[:, -slots.memory.shape[1] :]
+        return torch.cat([kept, new], dim=1), slots.age
 
 
 class NoWrite(Write):

@@ -9,6 +9,7 @@ from tokenturing.encoders.features import FeatureEncoder
 from tokenturing.encoders.frames import FrameEncoder
 from tokenturing.encoders.questions import QuestionEncoder
 from tokenturing.errors import OptionError, closest
+from tokenturing.hub import HubMixin
 from tokenturing.models.contract import RecurrentModel
 from tokenturing.models.machine import TokenTuringMachine
 
@@ -43,7 +44,7 @@ class PerceivedInput(NamedTuple):
     has_sound: Tensor
 
 
-class Perception(nn.Module):
+class Perception(HubMixin):
     """Frames and sound -> tokens, and what is to be seen and heard at this very step.
 
     It is trained on single steps and then frozen, the same for every memory that is compared behind it.
@@ -78,7 +79,7 @@ def build_memory(kind: str, options: dict[str, Any]) -> RecurrentModel:
     return kinds[kind](**options, input_tokens=INPUT_TOKENS)
 
 
-class RecallModel(nn.Module):
+class RecallModel(HubMixin):
     """Perception, a memory and a head: frames, sound and questions in, answers out.
 
     Args:

@@ -22,8 +22,8 @@ TAIL = 10
 
 SIGHTING = (4, 10, 3)
 """least and most steps of a sighting, and steps between two, at the task's own pace"""
-BRISK_SIGHTING = (1, 3, 2)
-BRISK_TAIL = 3
+BRISK_SIGHTING = (1, 1, 1)
+BRISK_TAIL = 1
 BRISK_STEPS = (40, 160)
 BRISK_GAPS = (1.0, 6.0)
 
@@ -52,8 +52,8 @@ class RecallConfig:
     """share of streams of the longest kind in which nothing happens any more after the first 4 to 20 s"""
     curriculum: tuple[int, int] = (0, 0)
     """How many of each row's first streams are brisk (pace 0), and over how many more the pace rises to 1, the task's own.
-    Brisk streams are short, with sightings of a step or three and only the clearest steps of each word, so that many events
-    fit between two updates."""
+    Brisk streams are short, with sightings of one step and only the clearest step of each word, so that many events fit
+    between two updates."""
     mixed_pace: float = 0.0
     """share of streams of any pace after these"""
     noise: float = 0.12
@@ -92,7 +92,7 @@ class Stream:
     pace: float = 1.0
 
     def audible(self, word: Spoken) -> tuple[int, int]:
-        """First step and end of what is heard of a word: at pace 0 only the clearest steps, just after its last sound."""
+        """First step and end of what is heard of a word: at pace 0 only the step after its last sound."""
         return audible(word, self.pace)
 
     def truth(self) -> Truth:
@@ -333,19 +333,19 @@ class Renderer:
 
     def labels(self, plans: Sequence[Stream], starts: Sequence[int], steps: int) -> tuple[Tensor, Tensor]:
         """[B, T] digit visible now and [B, T] digit just heard (-1: in the middle of a word or of its fading)."""
-        visible = torch.full((len(plans), steps), NOTHING)
-        spoken = torch.full((len(plans), steps), NOTHING)
+        visible = np.full((len(plans), steps), NOTHING)
+        spoken = np.full((len(plans), steps), NOTHING)
         for row, (plan, start) in enumerate(zip(plans, starts, strict=True)):
             for sighting in plan.sightings:
-                visible[row, max(sighting.first - start, 0) : max(sighting.last + 1 - start, 0)] = (
-                    sighting.digit
-                )
+                if sighting.first < start + steps and sighting.last >= start:
+                    visible[row, max(sighting.first - start, 0) : sighting.last + 1 - start] = sighting.digit
             for word in plan.spoken:
-                spoken[row, max(word.first + 1 - start, 0) : max(word.counts_from + 6 - start, 0)] = -1
-                spoken[row, max(word.counts_from - start, 0) : max(word.counts_from + 4 - start, 0)] = (
-                    word.digit
-                )
-        return visible, spoken
+                if word.first < start + steps and word.counts_from + 6 > start:
+                    spoken[row, max(word.first + 1 - start, 0) : max(word.counts_from + 6 - start, 0)] = -1
+                    spoken[row, max(word.counts_from - start, 0) : max(word.counts_from + 4 - start, 0)] = (
+                        word.digit
+                    )
+        return torch.from_numpy(visible), torch.from_numpy(spoken)
 
 
 class RecallStreams:

@@ -16,10 +16,12 @@ from tokenturing.tasks.recall import TAIL
 from tokenturing.tasks.scenes import NoisePool, clutter_bank, random_sighting, render_digits
 from tokenturing.tasks.speech import SpeechBank
 
-CLEAR = 4
+CLEAR = 3
 """steps after the end of a word in which it is to be recognised"""
-FADED = 6
+FADED = 5
 """steps after the end of a word from which on nothing is to be recognised"""
+ALMOST = 1
+"""steps before the end of a word in which it may be recognised; before these nothing is, so that a word is one short event"""
 
 
 class Glances:
@@ -71,7 +73,7 @@ def draw_sounds(banks: Sequence[SpeechBank], count: int, rng: np.random.Generato
         step = rng.integers(0, bank.length[clips] + TAIL)
         after = step - bank.length[clips]
         label = np.where((after >= 0) & (after < CLEAR), bank.digit[clips], -1)
-        labels.append(np.where((after >= FADED) | (step == 0), NOTHING, label))
+        labels.append(np.where((after >= FADED) | (after < -ALMOST), NOTHING, label))
         sounds.append(bank.clips[clips, step].astype(np.float32))
         kinds, length = bank.ambient.shape[:2]
         labels.append(np.full(half, NOTHING))

@@ -118,3 +118,22 @@ def growth_figure(models: Mapping[str, Sequence[Length]], name: str) -> str:
         handles, labels = cost.get_legend_handles_labels()
         drawn.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
         return svg(drawn, name)
+
+
+def long_figure(
+    steps: Sequence[int], milliseconds: Sequence[float], mebibytes: Sequence[float], name: str
+) -> str:
+    """Time of a step and memory of the process by position in a very long stream, both from zero -> SVG."""
+    with figure(11, 2.6) as drawn:
+        panels = zip(drawn.subplots(1, 2), (milliseconds, mebibytes), strict=True)
+        for (axes, values), title in zip(
+            panels, ("median step, in ms", "memory of the process, in MiB"), strict=True
+        ):
+            axes.plot(steps, values, color=SERIES[0], marker=MARKS[0], markersize=4.5)
+            axes.set_ylim(0, 1.25 * max(values))
+            axes.set_xlim(0, None)
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+            axes.set_xlabel("steps of the stream so far")
+            axes.set_title(title)
+            axes.grid(True)
+        return svg(drawn, name)
