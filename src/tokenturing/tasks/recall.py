@@ -248,7 +248,7 @@ class Planner:
                 if at + faded - heard > end:
                     break
                 found.append(replace(word, first=at - heard, counts_from=at + length - heard))
-                free = at = at + faded - heard
+                free = at = at + faded - heard + 1
         return found
 
     def clutter(self, rng: np.random.Generator, steps: int) -> list[tuple[int, int, float]]:
