@@ -12,8 +12,9 @@ import tokenturing as tt
 from tokenturing.models.recall import RecallInput, RecallModel
 from tokenturing.tasks.questions import ANSWERS, FACTS, KINDS, QUESTIONS
 from tokenturing.tasks.recall import RecallConfig, RecallStreams
-from tokenturing.tasks.speech import Utterance, build_bank
+from tokenturing.tasks.speech import build_bank
 from tokenturing.tasks.synthesis import digit_word, synthesize, voices
+from tokenturing.tasks.utterances import Utterance
 from tokenturing.train.loop import KIND_OF_QUESTION, losses
 
 parser = argparse.ArgumentParser()

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from tokenturing.tasks.noise import BACKGROUNDS
 from tokenturing.tasks.recall import TAIL
-from tokenturing.tasks.speech import BACKGROUNDS, SpeechBank
+from tokenturing.tasks.speech import SpeechBank
 
 
 def tiny_bank(seed: int = 0, words: int = 2) -> SpeechBank:

@@ -8,7 +8,11 @@ import pytest
 
 from tokenturing.encoders.sound import STEP_SAMPLES, SpeechEmbedding
 from tokenturing.tasks import speech, synthesis
-from tokenturing.tasks.speech import LEAD_STEPS, TAIL_STEPS, SpeechBank, Utterance
+from tokenturing.tasks import utterances as words
+from tokenturing.tasks.clips import LEAD_STEPS, TAIL_STEPS, clip_length, embed_clip
+from tokenturing.tasks.noise import BACKGROUNDS, background_noise
+from tokenturing.tasks.speech import SpeechBank
+from tokenturing.tasks.utterances import Utterance
 
 for package in ("pyopen_wakeword", "espeakng_loader", "scipy"):
     pytest.importorskip(package)
@@ -38,7 +42,7 @@ def _spoken(digit: int) -> np.ndarray:
 
 def _sound(steps: int, seed: int = 0) -> np.ndarray:
     """Noise with a stretch of digital silence, float32 [1280 steps]."""
-    noise = speech.background_noise("pink", steps * 0.08, np.random.default_rng(seed), level=-30)
+    noise = background_noise("pink", steps * 0.08, np.random.default_rng(seed), level=-30)
     noise[len(noise) // 3 : len(noise) // 2] = 0
     return noise
 
@@ -113,7 +117,7 @@ def test_packages_own_streaming_gives_the_same_later(embedding: SpeechEmbedding)
     import pyopen_wakeword
 
     features = pyopen_wakeword.OpenWakeWordFeatures.from_builtin()
-    sound = speech.background_noise("white", 30 * 0.08, np.random.default_rng(0), level=-25)
+    sound = background_noise("white", 30 * 0.08, np.random.default_rng(0), level=-25)
     theirs = [
         vector.reshape(96)
         for samples in _steps(sound)
@@ -185,8 +189,8 @@ def test_wrong_synthesis_is_refused(arguments: tuple, message: str) -> None:
 
 
 def test_synthesised_utterances_are_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speech, "voices", lambda split: ("en-us+m4",))
-    one, same, other = (speech.synthesised("test", seed=s, count_per_voice=1) for s in (1, 1, 2))
+    monkeypatch.setattr(words, "voices", lambda split: ("en-us+m4",))
+    one, same, other = (words.synthesised("test", seed=s, count_per_voice=1) for s in (1, 1, 2))
     assert [utterance.digit for utterance in one] == list(range(10))
     assert all(np.array_equal(a.samples, b.samples) for a, b in zip(one, same, strict=True))
     assert not all(np.array_equal(a.samples, b.samples) for a, b in zip(one, other, strict=True))
@@ -204,11 +208,11 @@ def test_recorded_reads_any_rate_and_tells_what_it_skipped(tmp_path: Path) -> No
     soundfile.write(tmp_path / "5_bob_0.wav", np.zeros(8000), 8000)
     (tmp_path / "6_bob_0.wav").write_bytes(b"not a sound")
     with pytest.warns(UserWarning, match="skipped 3 of the wav files"):
-        found = speech.recorded(tmp_path)
+        found = words.recorded(tmp_path)
     assert [(u.digit, u.speaker) for u in found] == [(4, "ann"), (9, "bob")]
-    assert speech.speakers(found) == ("ann", "bob")
+    assert words.speakers(found) == ("ann", "bob")
     assert abs(len(found[0].samples) - 8000) < 1000  # 0.5 s of tone, now at 16 kHz
-    skipped = speech.read_recordings(tmp_path).skipped
+    skipped = words.read_recordings(tmp_path).skipped
     assert [line.split(":")[0] for line in skipped] == ["5_bob_0.wav", "6_bob_0.wav", "five_bob_0.wav"]
     with pytest.raises(ValueError, match="no speaker carl"), pytest.warns(UserWarning, match="skipped"):
         speech.cached_bank("test", tmp_path, ["carl"])
@@ -216,19 +220,17 @@ def test_recorded_reads_any_rate_and_tells_what_it_skipped(tmp_path: Path) -> No
 
 def test_folder_without_recordings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"7_george_0\.wav"):
-        speech.recorded(tmp_path)
+        words.recorded(tmp_path)
     with pytest.raises(ValueError, match="not a folder"):
-        speech.recorded(tmp_path / "nowhere")
+        words.recorded(tmp_path / "nowhere")
 
 
 # --- backgrounds and banks
 
 
-@pytest.mark.parametrize("kind", speech.BACKGROUNDS)
+@pytest.mark.parametrize("kind", BACKGROUNDS)
 def test_background_has_its_level_and_seed(kind: str) -> None:
-    one, same, other = (
-        speech.background_noise(kind, 0.5, np.random.default_rng(s), level=-40) for s in (0, 0, 1)
-    )
+    one, same, other = (background_noise(kind, 0.5, np.random.default_rng(s), level=-40) for s in (0, 0, 1))
     assert one.shape == (8000,)
     np.testing.assert_array_equal(one, same)
     if kind != "silence":
@@ -239,12 +241,12 @@ def test_background_has_its_level_and_seed(kind: str) -> None:
 @pytest.mark.parametrize("place", [0, 1279])
 def test_stitched_stream_equals_the_embedded_mixture(embedding: SpeechEmbedding, place: int) -> None:
     word, step = _spoken(6), 20
-    noise = speech.background_noise("fan", 50 * 0.08, np.random.default_rng(3), level=-45)
-    steps = speech.clip_length(len(word), place) + TAIL_STEPS
+    noise = background_noise("fan", 50 * 0.08, np.random.default_rng(3), level=-45)
+    steps = clip_length(len(word), place) + TAIL_STEPS
     around = noise[(step - LEAD_STEPS) * STEP_SAMPLES : (step + steps) * STEP_SAMPLES]
     ambient = embedding.embed(noise)
     stitched = ambient.copy()
-    stitched[step : step + steps] = speech.embed_clip(embedding, word, around, place)
+    stitched[step : step + steps] = embed_clip(embedding, word, around, place)
 
     mixed = noise.copy()
     mixed[step * STEP_SAMPLES + place :][: len(word)] += word
@@ -263,7 +265,7 @@ def test_bank_holds_each_word_in_each_condition(bank: SpeechBank) -> None:
     for clip, length in zip(bank.clips, bank.length, strict=True):
         assert clip[: length + TAIL_STEPS].any(axis=1).all()
         assert not clip[length + TAIL_STEPS :].any()
-    assert bank.ambient.shape == (len(speech.BACKGROUNDS), 25, 96)
+    assert bank.ambient.shape == (len(BACKGROUNDS), 25, 96)
 
 
 def test_bank_depends_on_its_seed_only(utterances: list[Utterance], bank: SpeechBank) -> None:

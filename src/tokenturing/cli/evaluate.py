@@ -70,7 +70,8 @@ def parse_delays(text: str) -> list[float]:
 def held_out_voices(folder: str, notes: Sequence[Mapping[str, Any]]) -> "SpeechBank":
     """Voices that none of the checkpoints with these notes was trained on."""
     from tokenturing.cli.common import voices
-    from tokenturing.tasks.speech import cached_bank, recorded, speakers
+    from tokenturing.tasks.speech import cached_bank
+    from tokenturing.tasks.utterances import recorded, speakers
 
     with voices():
         if not folder:

@@ -7,10 +7,11 @@ import torch
 
 from tokenturing.encoders.sound import SAMPLE_RATE, STEP_SAMPLES, SpeechEmbedding
 from tokenturing.evaluate.trace import Event
+from tokenturing.tasks.clips import clip_length
+from tokenturing.tasks.noise import background_noise
 from tokenturing.tasks.questions import Truth
 from tokenturing.tasks.recall import Renderer, Spoken, Stream, truth_of
 from tokenturing.tasks.scenes import Sighting, random_sighting
-from tokenturing.tasks.speech import background_noise, clip_length
 from tokenturing.tasks.synthesis import digit_word, synthesize, voices
 
 STEPS = 750

@@ -9,7 +9,8 @@ from torch import Tensor
 from tokenturing.models.recall import FRAME_TOKENS, PerceivedInput, Perception
 from tokenturing.tasks.recall import Batch, RecallConfig, RecallStreams, Renderer, Stream
 from tokenturing.tasks.scenes import random_sighting
-from tokenturing.tasks.speech import SpeechBank, cached_bank, recorded, speakers
+from tokenturing.tasks.speech import SpeechBank, cached_bank
+from tokenturing.tasks.utterances import recorded, speakers
 from tokenturing.train.recipe import Recipe
 
 SIGHTINGS_PER_IMAGE = 10
