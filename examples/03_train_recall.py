@@ -10,8 +10,9 @@ import torch
 
 import tokenturing as tt
 from tokenturing.models.recall import RecallInput, RecallModel
+from tokenturing.tasks.plans import RecallConfig
 from tokenturing.tasks.questions import ANSWERS, FACTS, KINDS, QUESTIONS
-from tokenturing.tasks.recall import RecallConfig, RecallStreams
+from tokenturing.tasks.recall import RecallStreams
 from tokenturing.tasks.speech import build_bank
 from tokenturing.tasks.synthesis import digit_word, synthesize, voices
 from tokenturing.tasks.utterances import Utterance

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tokenturing.tasks.noise import BACKGROUNDS
-from tokenturing.tasks.recall import TAIL
+from tokenturing.tasks.plans import TAIL
 from tokenturing.tasks.speech import SpeechBank
 
 

@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from tokenturing.tasks.plans import RecallConfig
 from tokenturing.tasks.questions import AGO_BORDERS, DEPTH, FACTS, STEP_SECONDS
-from tokenturing.tasks.recall import RecallConfig
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -10,6 +10,7 @@ from tokenturing.evaluate.intervals import wilson
 from tokenturing.evaluate.recall import Probe, delay_steps, evaluate
 from tokenturing.models.recall import RecallModel
 from tokenturing.tasks.digits import SPLITS, digit_images
+from tokenturing.tasks.plans import RecallConfig
 from tokenturing.tasks.questions import (
     AGO,
     ANSWERS,
@@ -22,7 +23,7 @@ from tokenturing.tasks.questions import (
     Truth,
     ago_class,
 )
-from tokenturing.tasks.recall import RecallConfig, RecallStreams
+from tokenturing.tasks.recall import RecallStreams
 from tokenturing.tasks.scenes import SIZE
 
 SEEN = [(5, 9, 3), (20, 24, 7), (40, 44, 3)]

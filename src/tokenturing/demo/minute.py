@@ -9,8 +9,9 @@ from tokenturing.encoders.sound import SAMPLE_RATE, STEP_SAMPLES, SpeechEmbeddin
 from tokenturing.evaluate.trace import Event
 from tokenturing.tasks.clips import clip_length
 from tokenturing.tasks.noise import background_noise
+from tokenturing.tasks.plans import Spoken, Stream, truth_of
 from tokenturing.tasks.questions import Truth
-from tokenturing.tasks.recall import Renderer, Spoken, Stream, truth_of
+from tokenturing.tasks.render import Renderer
 from tokenturing.tasks.scenes import Sighting, random_sighting
 from tokenturing.tasks.synthesis import digit_word, synthesize, voices
 

@@ -15,8 +15,9 @@ from tokenturing import state as states
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.intervals import wilson
 from tokenturing.models.recall import PerceivedInput, Perception, RecallInput, RecallModel
+from tokenturing.tasks.plans import Planner, RecallConfig, Spoken, Stream
 from tokenturing.tasks.questions import AGO, BOUND, DEPTH, HEARD, KINDS, NOTHING, STEP_SECONDS, Truth
-from tokenturing.tasks.recall import Planner, RecallConfig, Renderer, Spoken, Stream
+from tokenturing.tasks.render import Renderer
 from tokenturing.tasks.scenes import random_sighting
 from tokenturing.tasks.speech import SpeechBank
 

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from tokenturing.models.recall import FRAME_TOKENS, PerceivedInput, Perception
-from tokenturing.tasks.recall import Batch, RecallConfig, RecallStreams, Renderer, Stream
+from tokenturing.tasks.plans import RecallConfig, Stream
+from tokenturing.tasks.recall import Batch, RecallStreams
+from tokenturing.tasks.render import Renderer
 from tokenturing.tasks.scenes import random_sighting
 from tokenturing.tasks.speech import SpeechBank, cached_bank
 from tokenturing.tasks.utterances import recorded, speakers

@@ -15,8 +15,9 @@ from tokenturing import state as states
 from tokenturing.checkpoint import load, save
 from tokenturing.errors import OptionError
 from tokenturing.models.recall import Perception, RecallModel
+from tokenturing.tasks.plans import RecallConfig
 from tokenturing.tasks.questions import ANSWERS, FACTS, KINDS, QUESTIONS, kind_of
-from tokenturing.tasks.recall import Batch, RecallConfig, RecallStreams
+from tokenturing.tasks.recall import Batch, RecallStreams
 from tokenturing.tasks.speech import SpeechBank, cached_bank, join_banks
 from tokenturing.train.checkpoints import FILE, load_training, save_training
 from tokenturing.train.data import TokenRenderer, perceived, training_banks, training_streams

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tokenturing.models.recall import Perception
 from tokenturing.tasks.digits import digit_images
+from tokenturing.tasks.plans import TAIL
 from tokenturing.tasks.questions import NOTHING
-from tokenturing.tasks.recall import TAIL
 from tokenturing.tasks.scenes import NoisePool, clutter_bank, random_sighting, render_digits
 from tokenturing.tasks.speech import SpeechBank
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenturing.errors import OptionError, closest
-from tokenturing.tasks.recall import RecallConfig
+from tokenturing.tasks.plans import RecallConfig
 
 
 @dataclass(frozen=True)
