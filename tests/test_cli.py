@@ -235,12 +235,12 @@ def test_speakers_that_were_trained_on_are_not_tested_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from tokenturing.cli.evaluate import held_out_voices
-    from tokenturing.tasks import speech
+    from tokenturing.tasks import speech, utterances
 
     asked: list[object] = []
     word = np.zeros(10, np.float32)
-    words = [speech.Utterance(0, name, word) for name in ("anna", "bert", "carl")]
-    monkeypatch.setattr(speech, "recorded", lambda folder: words)
+    words = [utterances.Utterance(0, name, word) for name in ("anna", "bert", "carl")]
+    monkeypatch.setattr(utterances, "recorded", lambda folder: words)
     monkeypatch.setattr(speech, "cached_bank", lambda *arguments: asked.append(arguments))
     held_out_voices("folder", [{"human_speakers": ["anna"]}, {}])
     assert asked == [("test", "folder", ["bert", "carl"])]

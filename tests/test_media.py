@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tokenturing.encoders import media
+from tokenturing.encoders import media, media_source
 from tokenturing.encoders.media import STEP_SECONDS, MediaError, MediaStep, open_media
 from tokenturing.errors import MissingExtraError, OptionError, TokenTuringError
 
@@ -543,7 +543,7 @@ def test_no_camera_is_one_clear_error() -> None:
 
 def test_a_camera_is_pictures_without_end_or_sound(monkeypatch: pytest.MonkeyPatch) -> None:
     """FFmpeg's test pattern in the place of a device: the same code but for the name of the input."""
-    monkeypatch.setattr(media, "_camera", lambda number: ("testsrc=rate=30:size=64x48", "lavfi"))
+    monkeypatch.setattr(media_source, "_camera", lambda number: ("testsrc=rate=30:size=64x48", "lavfi"))
     with open_media("camera") as opened:
         assert (opened.has_video, opened.has_sound, opened.duration) == (True, False, None)
         steps: list[Any] = [step for step, _ in zip(opened, range(30), strict=False)]
