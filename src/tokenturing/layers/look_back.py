@@ -19,7 +19,7 @@ class LookBack(nn.Module):
         hidden: width of the MLP.
     """
 
-    def __init__(self, width: int, steps: int, hidden: int = 48):
+    def __init__(self, width: int, steps: int, hidden: int = 64):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.mlp = FeedForward((steps + 1) * width, hidden, width)
