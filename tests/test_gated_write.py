@@ -1,0 +1,98 @@
+"""The gated write, its cost, its ages, and the look back at the inputs, against what they say of themselves."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import tokenturing as tt
+from tokenturing.errors import OptionError
+from tokenturing.layers.look_back import windows
+
+
+def machine(**options: object) -> tt.TokenTuringMachine:
+    torch.manual_seed(0)
+    model = tt.TokenTuringMachine(16, 5, 2, 1, 2, hidden=24, **options)  # type: ignore[arg-type]
+    with torch.no_grad():
+        model.cell.write.gate[-1].bias.fill_(-1.0)  # type: ignore[index,union-attr]
+    return model.double()
+
+
+def gate_of(model: tt.TokenTuringMachine, x: Tensor) -> Tensor:
+    """The gates [B, M] of a first step."""
+    state = model.initial_state(x.shape[0])
+    prepared, state = model.prepare_step(x, state, None)
+    slots = model.cell.slots(state)
+    z = model.cell.read.combine([model.cell.read.encode(slots.tokens), prepared.read])
+    return model.cell.write.propose(slots, prepared.write, model.cell.processor(z))[1].squeeze(-1)  # type: ignore[operator]
+
+
+def gradients(model: tt.TokenTuringMachine, loss: Tensor) -> list[Tensor]:
+    found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
+    return list(found)
+
+
+def test_what_a_write_costs_is_in_the_gradient() -> None:
+    x = torch.randn(3, 4, 16, dtype=torch.float64)
+    charged, free = machine(write_cost=0.2).train(), machine().train()
+    _, state = charged.step(x, charged.initial_state(3))
+    _, unpaid = free.step(x, free.initial_state(3))
+    expected = gradients(free, unpaid.memory.square().sum() + 0.2 * gate_of(free, x).sum() / 3)
+    for found, wanted in zip(gradients(charged, state.memory.square().sum()), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+    without = gradients(free, free.step(x, free.initial_state(3))[1].memory.square().sum())
+    assert not all(torch.allclose(a, b) for a, b in zip(without, expected, strict=True)), "it costs nothing"
+
+
+def test_writing_is_free_where_nobody_trains() -> None:
+    x = torch.randn(3, 4, 16, dtype=torch.float64)
+    charged, free = machine(write_cost=0.2).eval(), machine().eval()
+    assert torch.equal(charged.step(x, charged.initial_state(3))[0], free.step(x, free.initial_state(3))[0])
+
+
+@pytest.mark.parametrize(
+    ("opening", "gate", "age"), [(-3.0, 0.0, 1.0), (-2.4, 0.1, 0.8), (0.0, 0.5, 0.0), (3.0, 1.0, 0.0)]
+)
+def test_a_slot_that_is_new_by_half_is_new(opening: float, gate: float, age: float) -> None:
+    model = machine().eval()
+    with torch.no_grad():
+        for parameter in model.cell.write.gate.parameters():  # type: ignore[union-attr]
+            parameter.zero_()
+        model.cell.write.gate[-1].bias.fill_(opening)  # type: ignore[index,union-attr]
+        model.cell.write.oldest.zero_()  # type: ignore[operator,union-attr]
+    x, state = torch.randn(2, 4, 16, dtype=torch.float64), model.initial_state(2)
+    torch.testing.assert_close(gate_of(model, x), torch.full((2, 5), gate, dtype=torch.float64))
+    _, following = model.step(x, state)
+    torch.testing.assert_close(following.age, age * (state.age + 1))
+    assert torch.equal(following.memory, state.memory) == (gate == 0)
+
+
+def test_the_window_holds_the_last_active_steps_since_the_reset() -> None:
+    x = torch.arange(1.0, 7.0).view(1, 6, 1, 1)
+    reset = torch.tensor([[False, False, False, True, False, False]])
+    active = torch.tensor([[True, False, True, True, True, True]])
+    before, recent = windows(torch.tensor([8.0, 9.0]).view(1, 2, 1, 1), x, reset, active)
+    expected = [[8, 9], [9, 1], [9, 1], [0, 0], [0, 4], [4, 5]]
+    assert before.flatten(2).squeeze(0).tolist() == expected
+    assert recent.flatten().tolist() == [5, 6]
+    plain, _ = windows(torch.tensor([8.0, 9.0]).view(1, 2, 1, 1), x, None, None)
+    assert plain.flatten(2).squeeze(0).tolist() != expected, "resets and inactive steps make no difference"
+
+
+def test_what_has_just_begun_can_be_told_from_what_goes_on() -> None:
+    x = torch.randn(1, 1, 3, 16, dtype=torch.float64).expand(-1, 5, -1, -1)
+    told = machine(look_back=2, input_tokens=3).eval()
+    first, later = told.prepare_step(x[:, 0], told.initial_state(1), None)[0], None
+    state = told.initial_state(1)
+    for step in range(5):
+        later, state = told.prepare_step(x[:, step], state, None)
+    assert not torch.allclose(first.write[0], later.write[0])  # type: ignore[union-attr]
+    blind = machine(input_tokens=3).eval()
+    assert torch.equal(
+        blind.prepare_step(x[:, 0], None, None)[0].write[0],
+        blind.prepare_step(x[:, 4], None, None)[0].write[0],
+    )
+
+
+def test_looking_back_needs_places() -> None:
+    with pytest.raises(OptionError, match="look_back=2 with input_tokens=None"):
+        tt.TokenTuringMachine(16, 5, 2, 1, 2, look_back=2)
