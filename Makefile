@@ -16,7 +16,7 @@ OLDEST := 3, 11
 # Two test processes with one thread each: threads of both would fight for the same cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-# Training frees and takes the same large blocks over and over; glibc is told to keep them (a third of the time of a step).
+# Training frees and takes the same large blocks over and over; glibc is told to keep them.
 export MALLOC_MMAP_THRESHOLD_ := 4000000000
 export MALLOC_TRIM_THRESHOLD_ := 8000000000
 

@@ -186,8 +186,7 @@ def _long(compared: Sequence[Compared]) -> list[Section]:
         Section(
             f"{last['steps']:,} steps without a break",
             f"One stream of {last['steps'] * STEP_SECONDS / 3600:.0f} hours at 12.5 steps a second ({name}): the time "
-            f"of a step and the memory of the process stay as they are, and the state is {last['state_bytes']:,} bytes "
-            "from the first step to the last.",
+            f"of a step and the memory of the process along the way. At its end the state is {last['state_bytes']:,} bytes.",
             long_figure(
                 steps, [row["median_ms"] for row in rows], [row["resident_mib"] for row in rows], "long"
             ),

@@ -17,8 +17,7 @@ class RecurrentModel(HubMixin):
 
     Subclasses give `initial_state` and `advance`, and may give `prepare`. They set `width` (D), `output_tokens` (R)
     and, where it is fixed, `input_tokens` (N). One with a `look_back` of K steps has a state with a leaf `recent`
-    [B, K, N, D], which is kept for it, and gives
-    `prepare_after` in place of `prepare`.
+    [B, K, N, D], which is kept for it, and gives `prepare_after` in place of `prepare`.
     """
 
     width: int

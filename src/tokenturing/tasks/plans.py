@@ -12,8 +12,6 @@ from tokenturing.tasks.speech import SpeechBank
 
 TAIL = 10
 """steps after a word in which the speech embedding still holds some of it"""
-
-
 SIGHTING = (4, 10, 3)
 """least and most steps of a sighting, and steps between two, at the task's own pace"""
 BRISK_SIGHTING = (1, 1, 1)
@@ -85,17 +83,13 @@ class Stream:
     """[steps, FACTS]"""
     pace: float = 1.0
 
-    def audible(self, word: Spoken) -> tuple[int, int]:
-        """First step and end of what is heard of a word: at pace 0 only the step after its last sound."""
-        return audible(word, self.pace)
-
     def truth(self) -> Truth:
         """What is true at each step."""
         return truth_of(self.sightings, self.spoken)
 
 
 def audible(word: Spoken, pace: float) -> tuple[int, int]:
-    """First step and end of what is heard of a word at a pace."""
+    """First step and end of what is heard of a word at a pace: at 0 only the step after its last sound."""
     lead = round(pace * (word.counts_from - word.first))
     return word.counts_from - lead, word.counts_from + BRISK_TAIL + round(pace * (TAIL - BRISK_TAIL))
 

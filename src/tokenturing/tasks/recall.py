@@ -37,8 +37,6 @@ class Batch:
     """bool [B, T], true at the first step of a stream"""
     visible: Tensor
     """[B, T] the digit in the frame, NOTHING where there is none"""
-    spoken: Tensor
-    """[B, T] the digit just heard, NOTHING where there is none, -1 where it is not clear yet"""
 
 
 class RecallStreams:
@@ -114,7 +112,6 @@ class RecallStreams:
     def _piece(self, pieces: list[tuple[Stream, int, int]], rng: np.random.Generator) -> dict[str, Tensor]:
         made = []
         for plan, start, steps in pieces:
-            visible, spoken = self.renderer.labels([plan], [start], steps)
             asked = torch.from_numpy(plan.questions[start : start + steps])
             reset = torch.zeros(steps, dtype=torch.bool)
             reset[0] = start == 0
@@ -127,7 +124,6 @@ class RecallStreams:
                 "answer": asked[:, 1],
                 "facts": torch.from_numpy(plan.facts[start : start + steps]),
                 "reset": reset,
-                "visible": visible[0],
-                "spoken": spoken[0],
+                "visible": self.renderer.visible([plan], [start], steps)[0],
             })  # fmt: skip
         return {name: torch.cat([piece[name] for piece in made]) for name in made[0]}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tokenturing.tasks.digits import digit_images
-from tokenturing.tasks.plans import Stream
+from tokenturing.tasks.plans import Stream, audible
 from tokenturing.tasks.questions import NOTHING
 from tokenturing.tasks.scenes import SIZE, NoisePool, clutter_bank, render_digits
 from tokenturing.tasks.speech import SpeechBank
@@ -59,7 +59,7 @@ class Renderer:
             at = (plan.ambient_offset + start + np.arange(steps)) % len(ambient)
             sound[row] = ambient[at]
             for word in plan.spoken:
-                first, end = plan.audible(word)
+                first, end = audible(word, plan.pace)
                 low, high = max(first, start), min(end, start + steps)
                 if low < high:
                     sound[row, low - start : high - start] = self.bank.clips[
@@ -67,18 +67,11 @@ class Renderer:
                     ]
         return torch.from_numpy(sound)
 
-    def labels(self, plans: Sequence[Stream], starts: Sequence[int], steps: int) -> tuple[Tensor, Tensor]:
-        """[B, T] digit visible now and [B, T] digit just heard (-1: in the middle of a word or of its fading)."""
+    def visible(self, plans: Sequence[Stream], starts: Sequence[int], steps: int) -> Tensor:
+        """[B, T] int64: the digit in the frame, NOTHING where there is none."""
         visible = np.full((len(plans), steps), NOTHING)
-        spoken = np.full((len(plans), steps), NOTHING)
         for row, (plan, start) in enumerate(zip(plans, starts, strict=True)):
             for sighting in plan.sightings:
                 if sighting.first < start + steps and sighting.last >= start:
                     visible[row, max(sighting.first - start, 0) : sighting.last + 1 - start] = sighting.digit
-            for word in plan.spoken:
-                if word.first < start + steps and word.counts_from + 6 > start:
-                    spoken[row, max(word.first + 1 - start, 0) : max(word.counts_from + 6 - start, 0)] = -1
-                    spoken[row, max(word.counts_from - start, 0) : max(word.counts_from + 4 - start, 0)] = (
-                        word.digit
-                    )
-        return torch.from_numpy(visible), torch.from_numpy(spoken)
+        return torch.from_numpy(visible)
