@@ -16,7 +16,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS = [
     ("errors", "state"),
     ("layers",),
-    ("storage", "registry", "building", "checkpoint", "hub"),
+    ("files", "storage", "registry", "building", "checkpoint", "hub"),
     ("memory", "processors"),
     ("models",),
     ("baselines", "scenic"),

@@ -3,12 +3,10 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tokenturing import state
-from tokenturing.checkpoint import fingerprint, load, load_state, save, save_state
-from tokenturing.models.machine import TokenTuringMachine
-
 if TYPE_CHECKING:
-    from tokenturing import baselines, testing
+    from tokenturing import baselines, runtime, state, testing
+    from tokenturing.checkpoint import fingerprint, load, load_state, save, save_state
+    from tokenturing.models.machine import TokenTuringMachine
     from tokenturing.scenic import from_scenic
 
 __version__ = "0.1.0"
@@ -19,6 +17,7 @@ __all__ = [
     "from_scenic",
     "load",
     "load_state",
+    "runtime",
     "save",
     "save_state",
     "state",
@@ -26,12 +25,20 @@ __all__ = [
 ]
 
 _LAZY = {
+    "TokenTuringMachine": "tokenturing.models.machine",
     "baselines": "tokenturing.baselines",
+    "fingerprint": "tokenturing.checkpoint",
     "from_scenic": "tokenturing.scenic",
-    "testing": "tokenturing.testing",
+    "load": "tokenturing.checkpoint",
+    "load_state": "tokenturing.checkpoint",
+    "runtime": "tokenturing.runtime",
+    "save": "tokenturing.checkpoint",
+    "save_state": "tokenturing.checkpoint",
     "scenic": "tokenturing.scenic",
+    "state": "tokenturing.state",
+    "testing": "tokenturing.testing",
 }
-"""public names that are imported at their first use"""
+"""public names, imported at their first use: `tokenturing.runtime` does without torch"""
 
 
 def __getattr__(name: str) -> Any:

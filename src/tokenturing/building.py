@@ -9,7 +9,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from tokenturing.errors import CheckpointError
-from tokenturing.storage import TensorFile, some
+from tokenturing.files import some
+from tokenturing.storage import TensorFile
 
 
 def build(cls: type[nn.Module], arguments: dict[str, Any], file: TensorFile) -> nn.Module:

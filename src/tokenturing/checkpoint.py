@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from tokenturing import state as states
 from tokenturing.building import build, fill
 from tokenturing.errors import CheckpointError, closest
+from tokenturing.files import beside, read_json, some, write_file
 from tokenturing.registry import find_class, name_of, register
-from tokenturing.storage import TensorFile, beside, digest, pack, read_json, some, write_file
+from tokenturing.storage import TensorFile, digest, pack
 
 __all__ = [
     "find_class",

@@ -1,12 +1,9 @@
-"""Files that are whole or not there: safetensors and JSON, written aside and renamed, checked when read.
+"""Tensors in files: safetensors, checked when read.
 
 Nothing here executes what it reads, and nothing larger than the file itself is allocated for it.
 """
 
 import hashlib
-import json
-import os
-import secrets
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,45 +15,6 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from tokenturing.errors import CheckpointError
-
-LARGEST_JSON = 16 * 2**20
-"""bytes; a config.json is a few hundred"""
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Put `content` at `path` in one move: a crash leaves what was there before."""
-    partial = beside(path)
-    try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def beside(path: Path) -> Path:
-    """A name in the same folder, so that a rename is one move, that nothing else uses."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or a CheckpointError that says what is wrong with the file."""
-    try:
-        size = path.stat().st_size
-        if size > LARGEST_JSON:
-            raise CheckpointError(f"{path} has {size} bytes: expected a JSON of at most {LARGEST_JSON}")
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: expected a folder that tokenturing.save wrote") from None
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} is not JSON ({error}): fetch or save it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}: expected a JSON object")
-    return content
 
 
 def pack(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
@@ -122,8 +80,3 @@ def digest(tensors: Iterable[tuple[str, Tensor]], *also: str) -> str:
         flat = tensor.detach().cpu().contiguous().flatten()
         total.update(flat.view(torch.uint8).numpy().data)
     return total.hexdigest()[:32]
-
-
-def some(names: set[str]) -> str:
-    """The first few names, for messages."""
-    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

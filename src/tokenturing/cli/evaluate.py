@@ -98,7 +98,7 @@ def _use_threads(threads: int) -> None:
 
 def write_rows(path: Path, found: Mapping[str, Sequence["Row"]]) -> None:
     """A JSON list of rows, in one move; with several models each row names its own."""
-    from tokenturing.storage import write_file
+    from tokenturing.files import write_file
 
     rows: list[dict[str, Any]] = []
     for name, of_model in found.items():

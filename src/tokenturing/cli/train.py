@@ -78,7 +78,7 @@ def _train_recall(recipe: "Recipe", folder: Path) -> None:
 
 def model_validation(folder: Path) -> dict[str, float]:
     """The last validation figures noted in a run's model."""
-    from tokenturing.storage import read_json
+    from tokenturing.files import read_json
 
     return read_json(folder / "model" / "config.json")["notes"].get("validation", {})
 

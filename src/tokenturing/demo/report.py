@@ -8,7 +8,7 @@ from tokenturing.demo.minute import FADING, Minute
 from tokenturing.demo.training import DEPTH, Learned
 from tokenturing.demo.watching import Watched
 from tokenturing.evaluate.trace import holdings
-from tokenturing.storage import write_file
+from tokenturing.files import write_file
 from tokenturing.tasks.questions import KINDS, STEP_SECONDS
 from tokenturing.viz.curves import delay_figure, growth_figure, learning_figure, long_figure, readable
 from tokenturing.viz.memory import Happening, Question, memory_figure, stream_figure

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from tokenturing import state as states
 from tokenturing.errors import CheckpointError
-from tokenturing.storage import TensorFile, pack, write_file
+from tokenturing.files import write_file
+from tokenturing.storage import TensorFile, pack
 
 FILE = "training.safetensors"
 

@@ -1,0 +1,193 @@
+"""Exported models on ONNX Runtime: the same `step(x, state)`, numpy in and out, without torch.
+
+    machine = tokenturing.runtime.load("exported")
+    state = machine.initial_state(batch_size)
+    y, state = machine.step(x, state)
+
+A folder that `tokenturing export` wrote has `model.onnx` (the graph of one step, its state among inputs and outputs),
+`initial_state.safetensors` and `runtime.json` (names, shapes and types, and which model it was made of).
+"""
+
+from collections import namedtuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenturing.errors import CheckpointError, MissingExtraError, ShapeError
+from tokenturing.files import read_json
+
+FORMAT_VERSION = 1
+GRAPH, INITIAL, DESCRIPTION = "model.onnx", "initial_state.safetensors", "runtime.json"
+MASK = "token_mask"
+Array = np.ndarray[Any, Any]
+
+
+def load(folder: str | Path, *, threads: int | None = None) -> "Runtime":
+    """The model that was exported to a folder.
+
+    Args:
+        folder: as `tokenturing export` wrote it.
+        threads: cores for one step; None: as many as there are. A small model is fastest on one.
+
+    Raises:
+        CheckpointError: the folder is missing or its files are corrupted, foreign or of a newer version.
+        MissingExtraError: onnxruntime is not installed.
+    """
+    return Runtime(Path(folder), threads)
+
+
+class Runtime:
+    """One step of an exported model. It holds no stream: the state is a value that goes in and comes out.
+
+    Attributes:
+        description: the content of runtime.json.
+        inputs: for each input its shape [B, ...] ("B" and other names stand for any number) and type.
+    """
+
+    def __init__(self, folder: Path, threads: int | None = None):
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingExtraError("onnxruntime", "runtime") from error
+        self.description = _described(folder)
+        self.inputs: dict[str, tuple[tuple[int | str, ...], np.dtype[Any]]] = {
+            part["name"]: (tuple(part["shape"]), np.dtype(part["dtype"]))
+            for part in self.description["inputs"]
+        }
+        self._leaves: list[str] = list(self.description["state"])
+        self._initial = _initial_state(folder / INITIAL, self._leaves)
+        self._state = namedtuple("State", [name.replace(".", "_") for name in self._leaves])  # type: ignore[misc]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(folder / GRAPH), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime has no base class of its own for what a broken file raises
+            raise CheckpointError(
+                f"{folder / GRAPH} cannot be read ({str(error).splitlines()[0]}): export the model again"
+            ) from error
+        self._wanted = [*self.inputs, *self._leaves]
+        if {part.name for part in self._session.get_inputs()} - set(self._wanted):
+            raise CheckpointError(
+                f"{folder / GRAPH} and {DESCRIPTION} are of different exports: export again"
+            )
+        self._used = [part.name for part in self._session.get_inputs()]
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The state of `batch_size` rows before their first step: a NamedTuple of arrays [B, ...]."""
+        return self._state(*(np.repeat(leaf, batch_size, axis=0) for leaf in self._initial))
+
+    def reset(self, state: Any, rows: Sequence[int] | Array) -> Any:
+        """The state with these rows (indices, or true in a bool [B]) as before their first step; `state` is not changed."""
+        fresh = []
+        for leaf, first in zip(state, self._initial, strict=True):
+            leaf = leaf.copy()
+            leaf[np.asarray(rows)] = first[0]
+            fresh.append(leaf)
+        return self._state(*fresh)
+
+    def step(
+        self, x: Array | Mapping[str, Array] | Sequence[Array], state: Any, *, token_mask: Array | None = None
+    ) -> tuple[Array, Any]:
+        """One step of the stream.
+
+        Args:
+            x: tokens [B, N, D]; where the model has more than one input, a mapping or sequence of arrays [B, ...].
+            state: as `initial_state` or an earlier step returned it; it is not changed.
+            token_mask: bool [B, N], false where a token is absent; None: all are present.
+
+        Returns:
+            y [B, ...] and the next state.
+
+        Raises:
+            ShapeError: an array has another shape or type than the model's.
+        """
+        feed = self._inputs(x, token_mask)
+        rows = {len(array) for array in feed.values()}
+        if not isinstance(state, tuple) or len(state) != len(self._leaves):
+            raise ShapeError("state: expected what initial_state() or a step of this model returned")
+        for name, leaf, first in zip(self._leaves, state, self._initial, strict=True):
+            if leaf.shape[1:] != first.shape[1:] or leaf.dtype != first.dtype or {len(leaf)} != rows:
+                raise ShapeError(
+                    f"state: {name} has shape {list(leaf.shape)} and type {leaf.dtype}: expected "
+                    f"[B, {', '.join(map(str, first.shape[1:]))}] and {first.dtype} with the same B as the inputs, {sorted(rows)}"
+                )
+            feed[name] = leaf
+        y, *following = self._session.run(None, {name: feed[name] for name in self._used})
+        return y, self._state(*following)
+
+    def _inputs(self, x: Any, token_mask: Array | None) -> dict[str, Array]:
+        names = [name for name in self.inputs if name != MASK]
+        if isinstance(x, Mapping):
+            parts = dict(x)
+        elif isinstance(x, np.ndarray):
+            parts = {names[0]: x}
+        else:
+            parts = dict(zip(names, x, strict=False))
+        if set(parts) != set(names):
+            raise ShapeError(f"inputs {sorted(parts)}: expected {names}")
+        if MASK in self.inputs:
+            shape = np.shape(parts[names[0]])[:-1]
+            parts[MASK] = np.ones(shape, bool) if token_mask is None else token_mask
+        elif token_mask is not None:
+            raise ShapeError("token_mask: this model's inputs say themselves what is absent")
+        feed = {name: self._checked(name, parts[name]) for name in self.inputs}
+        if len({len(array) for array in feed.values()}) != 1:
+            sizes = {name: len(array) for name, array in feed.items()}
+            raise ShapeError(f"the inputs have different numbers of rows, {sizes}: expected one B")
+        return feed
+
+    def _checked(self, name: str, value: Any) -> Array:
+        shape, dtype = self.inputs[name]
+        array = np.asarray(value)
+        fits = array.ndim == len(shape) and all(
+            isinstance(wanted, str) or wanted == came for wanted, came in zip(shape, array.shape, strict=True)
+        )
+        if not fits or array.dtype.kind != dtype.kind:
+            wanted = ", ".join(map(str, shape))
+            raise ShapeError(
+                f"{name} has shape {list(array.shape)} and type {array.dtype}: expected [{wanted}] and {dtype}"
+            )
+        return np.ascontiguousarray(array, dtype)
+
+
+def take(state: Any, rows: Sequence[int] | Array) -> Any:
+    """The rows with these indices (or where a bool [B] is true), as a new state."""
+    return type(state)(*(leaf[np.asarray(rows)] for leaf in state))
+
+
+def stack(states: Sequence[Any]) -> Any:
+    """Join states of some rows each into one batch, in order."""
+    if not states:
+        raise ShapeError("stack() needs at least one state")
+    return type(states[0])(*(np.concatenate(parts) for parts in zip(*states, strict=True)))
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    content = read_json(folder / DESCRIPTION)
+    version = content.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{folder / DESCRIPTION} has format_version {version!r}: expected at most {FORMAT_VERSION}; "
+            "it is of a newer tokenturing, or of another program"
+        )
+    return content
+
+
+def _initial_state(file: Path, leaves: list[str]) -> list[Array]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        found = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error}): export the model again") from error
+    if set(found) != set(leaves):
+        raise CheckpointError(
+            f"{file} has the leaves {sorted(found)}: expected {leaves}; export the model again"
+        )
+    return [found[name] for name in leaves]
