@@ -1,9 +1,9 @@
-"""How much of a figure is luck: small models trained from several seeds, tested alike.
+"""Every memory of the recall task at a reduced size, from several seeds: what is the memory and what is luck?
 
-    python benchmarks/seeds.py [--seeds 0,1,2] [--out runs/seeds] [--json FILE]
+    python benchmarks/seeds.py [--models recall,recall-lstm] [--seeds 0,1,2] [--out runs/seeds] [--json FILE]
 
-The recipes are those of recipes/, made small: half the width, half the rows, fewer updates, synthesised voices. A run that was
-stopped goes on where it was.
+The recipes are those of recipes/, made small: half the width, half the rows, fewer updates, synthesised voices, parameters equal
+within 10 %. A run that was stopped goes on where it was; one that is done is not trained again.
 """
 
 import argparse
@@ -23,14 +23,24 @@ from tokenturing.train.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SMALL = ["train.updates=1500", "train.rows=32", "data.curriculum=[40, 40]", "model.options.width=32"]
-HIDDEN = {"recall": 64, "recall-lstm": 72, "recall-gru": 85}
-"""of the small models, so that their parameters are equal within 10 %"""
-DELAYS = (0.5, 60.0)
+SIZES = {
+    "recall": ["hidden=64"],
+    "recall-lstm": ["hidden=60"],
+    "recall-gru": ["hidden=72"],
+    "recall-memoryless": ["hidden=192"],
+    "recall-window": ["hidden=128"],
+    "recall-full": ["hidden=128"],
+    "recall-recurrent": ["hidden=192"],
+    "recall-mixer": ["hidden=40", "window=40"],
+    "recall-retrieval": ["hidden=88"],
+}
+"""options of the small models"""
+DELAYS = (0.5, 5.0, 60.0)
 
 
 def small(name: str, seed: int, out: Path) -> RecallModel:
     """A small model of that recipe and seed, trained or taken from where its training stands."""
-    settings = [*SMALL, f"model.options.hidden={HIDDEN[name]}", f"train.seed={seed}"]
+    settings = [*SMALL, *(f"model.options.{size}" for size in SIZES[name]), f"train.seed={seed}"]
     recipe = load_recipe(RECIPES / f"{name}.toml", settings)
 
     def report(done: int, total: int, metrics: Mapping[str, Any]) -> None:
@@ -40,17 +50,16 @@ def small(name: str, seed: int, out: Path) -> RecallModel:
     return train(recipe, out / f"{name}-{seed}", report=report)
 
 
-def table(found: Mapping[str, Sequence[Row]], seeds: Sequence[int]) -> list[dict[str, Any]]:
+def table(name: str, parameters: int, seeds: Mapping[int, Sequence[Row]]) -> list[dict[str, Any]]:
     """Mean and spread over the seeds, of each kind and delay."""
     rows = []
-    for name in HIDDEN:
-        of_seeds = [found[f"{name} {seed}"] for seed in seeds]
-        for same in zip(*of_seeds, strict=True):
-            shares = [row.accuracy for row in same]
-            rows.append({
-                "model": name, "kind": same[0].kind, "delay": same[0].delay, "count": same[0].count,
-                "shares": shares, "mean": mean(shares), "spread": stdev(shares) if len(shares) > 1 else 0.0,
-            })  # fmt: skip
+    for same in zip(*seeds.values(), strict=True):
+        shares = [row.accuracy for row in same]
+        rows.append({
+            "model": name, "parameters": parameters, "seeds": list(seeds), "kind": same[0].kind, "delay": same[0].delay,
+            "count": same[0].count, "shares": shares, "mean": mean(shares),
+            "spread": stdev(shares) if len(shares) > 1 else None,
+        })  # fmt: skip
     return rows
 
 
@@ -58,23 +67,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--models", default=",".join(SIZES))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--out", type=Path, default=Path("runs/seeds"))
-    parser.add_argument("--rows", type=int, default=120, help="streams to test on")
+    parser.add_argument("--rows", type=int, default=80, help="streams to test on")
     parser.add_argument("--json", help="write the figures here")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    models = {f"{name} {seed}": small(name, seed, arguments.out) for seed in seeds for name in HIDDEN}
-    for name in HIDDEN:
-        print(name, sum(p.numel() for p in models[f"{name} {seeds[0]}"].memory.parameters()), "parameters")
-    rows = table(evaluate(models, cached_bank("test"), DELAYS, rows=arguments.rows), seeds)
-    for row in rows:
-        print(
-            f"{row['model']:12} {row['kind']:8} {row['delay']:6g} s  {row['mean']:.2f} +- {row['spread']:.2f}"
-        )
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    found = []
+    for name in arguments.models.split(","):
+        models = {str(seed): small(name, seed, arguments.out) for seed in seeds}
+        parameters = sum(p.numel() for p in models[str(seeds[0])].memory.parameters())
+        tested = evaluate(models, cached_bank("test"), DELAYS, rows=arguments.rows)
+        rows = table(name, parameters, {seed: tested[str(seed)] for seed in seeds})
+        for row in rows:
+            spread = "" if row["spread"] is None else f" +- {row['spread']:.2f}"
+            print(f"{name:18} {row['kind']:8} {row['delay']:6g} s  {row['mean']:.2f}{spread}", flush=True)
+        found += rows
+        if arguments.json:
+            Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

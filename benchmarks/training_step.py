@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import tokenturing as tt
-from tokenturing.memory.write import GatedWrite
+from tokenturing.memory.write import WRITTEN, GatedWrite
 from tokenturing.models.cell import MachineState
 
 
@@ -41,7 +41,7 @@ def plain_step(model: tt.TokenTuringMachine, x: Tensor, state: MachineState) -> 
     candidate = write.out((scores.softmax(-1) @ value).transpose(1, 2).flatten(-2))
     oldest = (state.age >= state.age.amax(dim=1, keepdim=True)).unsqueeze(-1)
     gate = F.hardsigmoid(write.gate(torch.cat([slot, candidate], dim=-1)) + write.oldest * oldest)
-    age = (1 - (2 * gate.squeeze(-1)).clamp(max=1.0)) * (state.age + 1)
+    age = (state.age + 1).masked_fill(gate.squeeze(-1) >= WRITTEN, 0.0)
     return output, MachineState(state.memory + gate * (candidate - state.memory), age)
 
 

@@ -257,6 +257,19 @@ def test_inspect_says_what_a_checkpoint_is(checkpoint: Path, capsys: pytest.Capt
     assert "jackson" in shown
 
 
+def test_inspect_shows_what_is_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenturing.cli.inspect.WRITES_SHOWN", 60)
+    cli.main(["inspect", "recall-ttm", "--writes"])
+    heading, *rows, summary = capsys.readouterr().out.splitlines()
+    assert heading.startswith("step  sees  hears")
+    opened = [row for row in rows if ": 0." in row or ": 1." in row]
+    assert any(row.split()[1].isdigit() for row in opened), "a digit was seen and nothing written"
+    assert "of the gates" in summary
+    assert "slots to look at" in fails(capsys, "inspect", "recall-lstm", "--writes")
+
+
 # --- stream
 
 

@@ -203,6 +203,27 @@ def test_evaluation_counts_and_forks():
     assert {r.count for r in alone} == {3, 6}
 
 
+def test_what_is_not_recognised_is_not_remembered():
+    torch.manual_seed(2)
+    perception = RecallModel("GRU", {"width": 16}, len(QUESTIONS), len(ANSWERS), 0).perception
+    raw = torch.randn(5, 3, 64)
+
+    def kept(seen: float, heard: float) -> list[bool]:
+        """Whether the tokens of the frame and of the sound come through where a digit has these probabilities."""
+        for head, probability in ((perception.seen, seen), (perception.heard, heard)):
+            with torch.no_grad():
+                head.weight.zero_()
+                head.bias.fill_(np.log(probability / 10))
+                head.bias[NOTHING] = np.log(1 - probability)
+        tokens = perception.salient(raw)
+        assert ((tokens == raw) | (tokens == 0)).all()
+        return [bool((tokens[:, :-1] == raw[:, :-1]).all()), bool((tokens[:, -1] == raw[:, -1]).all())]
+
+    assert kept(0.95, 0.6) == [True, True]
+    assert kept(0.85, 0.4) == [False, False]
+    assert kept(0.95, 0.4) == [True, False]
+
+
 def test_untrained_models_are_at_chance_and_do_not_see_the_answer():
     torch.manual_seed(1)
     model = RecallModel("GRU", {"width": 16}, len(QUESTIONS), len(ANSWERS), 0)

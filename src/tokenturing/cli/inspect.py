@@ -10,22 +10,30 @@ from tokenturing.errors import OptionError
 if TYPE_CHECKING:
     from torch import nn
 
+WRITES_SHOWN = 375
+"""steps: half a minute"""
+
 
 def inspect(
     checkpoint: Annotated[Positional[str], given("CHECKPOINT")] = "",
     cost: bool = False,
+    writes: bool = False,
 ) -> None:
     """Show what a checkpoint is: its settings, size, cost of a step, and how it was made.
 
     Args:
         checkpoint: the folder of a model or of its run, or the name of a shipped one.
         cost: print the costs in the paper's tables beside those of the models here.
+        writes: print what a Token Turing Machine writes into which slot, step by step over half a minute of test images and
+            voices.
     """
     if cost:
         from tokenturing.evaluate.cost import format_table, paper_table
 
         print(format_table(paper_table()))
-    if checkpoint:
+    if checkpoint and writes:
+        _show_writes(checkpoint)
+    elif checkpoint:
         _show(checkpoint)
     elif not cost:
         from tokenturing.checkpoint import shipped
@@ -55,6 +63,36 @@ def _show(name: str) -> None:
             table.add_row(key.replace("_", " "), _text(value))
     Console().print(table)
     _show_figures(name, model.notes.get("figures"))
+
+
+def _show_writes(name: str) -> None:
+    """A line for each step at which something is seen or heard or any gate opens, and a summary."""
+    import numpy as np
+
+    from tokenturing.checkpoint import load
+    from tokenturing.cli.common import model_folder
+    from tokenturing.demo.minute import make_minute
+    from tokenturing.demo.watching import watch
+    from tokenturing.evaluate.trace import machine_of
+    from tokenturing.models.recall import NOTHING, RecallModel
+
+    model = load(model_folder(name))
+    if not isinstance(model, RecallModel):
+        raise OptionError(f"{name} is a {type(model).__name__}: --writes expects a model of the recall task")
+    age = machine_of(model.memory).initial_state(1).age[0].numpy()
+    print("step  sees  hears  slot: gate (steps since it was last written)")
+    idle = []
+    for moment in watch(model.eval(), make_minute(steps=WRITES_SHOWN)):
+        gate, digits = moment.trace.gate, (moment.sees[0], moment.hears[0])
+        opened = np.flatnonzero(gate >= 0.005)
+        if digits == (NOTHING, NOTHING):
+            idle.append(gate)
+        if len(opened) or digits != (NOTHING, NOTHING):
+            sees, hears = ("-" if digit == NOTHING else str(digit) for digit in digits)
+            slots = "  ".join(f"{slot}: {gate[slot]:.2f} ({age[slot]:.0f})" for slot in opened)
+            print(f"{moment.step:4}  {sees:>4}  {hears:>5}  {slots}".rstrip())
+        age = moment.trace.age
+    print(f"exactly 0 where nothing is seen or heard: {np.mean(np.stack(idle) == 0):.2%} of the gates")
 
 
 def _facts(model: Any) -> dict[str, str]:

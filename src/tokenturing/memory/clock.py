@@ -17,6 +17,8 @@ KINDS = 4
 """kinds of event that are counted apart"""
 COUNTED = 8
 """counts are told apart up to this number"""
+SHARPNESS = 4.0
+"""of the sigmoids that say whether a slot is of a kind: an event should count as one, not as a fraction"""
 AGE_BINS = 24
 HORIZON = 1024.0
 """steps at which the age clock saturates, unless said: 82 s at 12.5 steps a second"""
@@ -50,7 +52,7 @@ class SlotClock(nn.Module):
     def counts(self, memory: Tensor, age: Tensor) -> Tensor:
         """memory [B, M, D], age [B, M] in steps -> [B, M, kinds]: newer slots of each kind."""
         newer = (age.unsqueeze(1) < age.unsqueeze(2)).to(memory.dtype)
-        return newer @ self.kind(memory).sigmoid()
+        return newer @ (SHARPNESS * self.kind(memory)).sigmoid()
 
     def forward(self, memory: Tensor, age: Tensor) -> Tensor:
         """memory [B, M, D], age [B, M] in steps -> [B, M, D] to be added to the slots' tokens."""

@@ -100,6 +100,8 @@ CLOSED = -2.8
 OPEN_OLDEST = 4.0
 """what the gate of the oldest slot has more at the start, so that the memory begins as a queue of the last M steps and
 learns what not to write, in place of M copies of the present"""
+WRITTEN = 0.5
+"""the gate from which on a slot counts as written: its age begins anew"""
 
 
 class _Charge(torch.autograd.Function):
@@ -119,8 +121,8 @@ class GatedWrite(Write):
     """An LSTM of tokens: each slot takes a candidate through a gate of its own that can be exactly 0.
 
     c_i = attention of slot i to [input || output], g_i = hardsigmoid(MLP([m_i, c_i])), m_i <- m_i + g_i (c_i - m_i), and
-    the age a_i <- (1 - min(1, 2 g_i)) (a_i + 1): a slot that is new by half or more is new. A slot whose gate is 0 is
-    unchanged to the bit, so that silence costs nothing however long it lasts.
+    the age a_i <- 0 where g_i >= 1/2, else a_i + 1: a small opening changes no order. A slot whose gate is 0 is unchanged to
+    the bit, so that silence costs nothing however long it lasts.
 
     In training each write may cost something, so that what is not worth writing is not written, and what is, once:
     `write_cost` times the gates, summed over slots and steps and averaged over rows, is added to the loss's gradient.
@@ -149,8 +151,7 @@ class GatedWrite(Write):
     def forward(self, slots: Slots, prepared: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, Tensor]:
         candidate, gate = self.propose(slots, prepared, output)
         memory = slots.memory + gate * (candidate - slots.memory)
-        gate = gate.squeeze(-1).to(slots.age.dtype)
-        return memory, (1 - (2 * gate).clamp(max=1.0)) * (slots.age + 1)
+        return memory, (slots.age + 1).masked_fill(gate.squeeze(-1) >= WRITTEN, 0.0)
 
     def propose(self, slots: Slots, prepared: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, Tensor]:
         """The candidate [B, M, D] and the gate [B, M, 1] of each slot."""

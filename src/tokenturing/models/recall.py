@@ -15,6 +15,10 @@ from tokenturing.models.machine import TokenTuringMachine
 
 SOUND_FEATURES = 96
 FRAME_TOKENS = 2
+NOTHING = 10
+"""the perception's class for no digit"""
+SURE_OF_SIGHT, SURE_OF_SOUND = 0.9, 0.5
+"""how sure the perception is to be that there is a digit at all; at 0.5 it sees two or three in ten minutes of clutter"""
 INPUT_TOKENS = FRAME_TOKENS + 2
 """two of the frame, one of the sound, one of the question"""
 
@@ -65,6 +69,13 @@ class Perception(HubMixin):
     def classify(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """tokens [..., 3, D] -> logits [..., 11] of the digit seen and of the digit just heard; class 10: none."""
         return self.seen(tokens[..., :FRAME_TOKENS, :].flatten(-2)), self.heard(tokens[..., FRAME_TOKENS, :])
+
+    def salient(self, tokens: Tensor) -> Tensor:
+        """The tokens [..., 3, D] with those at zero in which no digit is recognised for sure."""
+        seen, heard = (1 - logits.softmax(-1)[..., NOTHING:] for logits in self.classify(tokens))
+        seen = seen.expand(*seen.shape[:-1], FRAME_TOKENS)
+        recognised = torch.cat([seen > SURE_OF_SIGHT, heard > SURE_OF_SOUND], dim=-1)
+        return torch.where(recognised.unsqueeze(-1), tokens, 0.0)
 
 
 def build_memory(kind: str, options: dict[str, Any]) -> RecurrentModel:
@@ -134,7 +145,7 @@ class RecallModel(HubMixin):
         """Tokens [..., N, D] and their mask bool [..., N]."""
         if isinstance(inputs, RecallInput):
             inputs = self.perceive(inputs)
-        perceived = self.adapt(inputs.tokens)
+        perceived = self.adapt(self.perception.salient(inputs.tokens))
         asked, is_asked = self.question(inputs.question)
         seen = inputs.has_frame.unsqueeze(-1).expand(*inputs.has_frame.shape, FRAME_TOKENS)
         mask = torch.cat([seen, inputs.has_sound.unsqueeze(-1), is_asked], dim=-1)
