@@ -112,6 +112,7 @@ HEAVY = [
     "uvicorn",
     "huggingface_hub",
     "pytest",
+    "torch",
     "torch._dynamo",
     "torch._inductor",
     "tokenturing.baselines",
