@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from tokenturing.errors import OptionError
-from tokenturing.memory.write import GatedWrite
+from tokenturing.memory.write import WRITTEN, GatedWrite
 from tokenturing.models.contract import RecurrentModel
 from tokenturing.models.machine import TokenTuringMachine
 
-OPEN = 0.3
-"""a gate above this replaces what its slot held"""
 EMPTY, BACKGROUND = -1, -2
 """in place of an event: never written; last written when nothing happened"""
 
@@ -84,7 +82,7 @@ def _share_changed(before: Tensor, after: Tensor) -> Tensor:
 class Holdings:
     """Which event sits in which slot, step by step.
 
-    A slot holds the event during which its gate was last open; where two overlap, the one that began last.
+    A slot holds the event during which it was last written; where two overlap, the one that began last.
 
     Args:
         events: in any order.
@@ -100,7 +98,7 @@ class Holdings:
 
     def advance(self, step: int, gate: np.ndarray) -> np.ndarray:
         """gate [M] of a step -> int [M]: index of the event, BACKGROUND or EMPTY."""
-        self.held = np.where(gate > OPEN, self.now[step], self.held)
+        self.held = np.where(gate >= WRITTEN, self.now[step], self.held)
         return self.held
 
 
