@@ -270,6 +270,21 @@ def test_inspect_shows_what_is_written(
     assert "slots to look at" in fails(capsys, "inspect", "recall-lstm", "--writes")
 
 
+# --- export
+
+
+def test_export_writes_a_folder_that_runs(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    cli.main(["export", str(checkpoint), "--out", str(tmp_path / "out")])
+    assert "tokenturing.runtime.load" in capsys.readouterr().out
+    machine = tt.runtime.load(tmp_path / "out", threads=1)
+    inputs = {name: np.zeros((1, *shape[1:]), kind) for name, (shape, kind) in machine.inputs.items()}
+    y, _ = machine.step(inputs, machine.initial_state(1))
+    assert y.shape == (1, len(ANSWERS))
+    assert "expected a recurrent model" in fails(capsys, "export", "recall-perception")
+
+
 # --- stream
 
 

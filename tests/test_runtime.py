@@ -119,8 +119,10 @@ def test_it_runs_without_torch(recall: tuple[RecallModel, Path]) -> None:
 
 @torch.no_grad()
 def test_eight_bits_stay_near(tmp_path: Path) -> None:
-    model = zoo.build("gated", dtype=torch.float32)
+    model = zoo.build("gated", dtype=torch.float32).train()
     machine = runtime.load(export_onnx(model, tmp_path / "small", precision="int8"), threads=1)
+    assert model.training, "exporting changed the model"
+    model.eval()
     x = zoo.inputs(model, ROWS, 1)[:, 0]
     y, _ = model.step(x, model.initial_state(ROWS))
     found, _ = machine.step(x.numpy(), machine.initial_state(ROWS))
@@ -143,6 +145,8 @@ def test_errors_say_what_was_expected(exported: Any) -> None:
         machine.step(x, state, token_mask=np.ones((1, 3), bool))
     with pytest.raises(ShapeError, match="expected \\['x'\\]"):
         machine.step({"y": x}, state)
+    with pytest.raises(ShapeError, match="2 inputs: expected"):
+        machine.step([x, x], state)
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
@@ -161,6 +165,7 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
     [
         ("runtime.json", b'{"format_version": 99}', "newer"),
         ("runtime.json", b"{", "not JSON"),
+        ("runtime.json", b"[]", "expected a JSON object"),
         ("model.onnx", b"nonsense", "export the model again"),
         ("initial_state.safetensors", b"nonsense", "export the model again"),
     ],

@@ -30,15 +30,15 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or a CheckpointError that says what is wrong with the file."""
+def read_json(path: Path, writer: str = "tokenturing.save") -> dict[str, Any]:
+    """A JSON object in a folder that `writer` wrote, or a CheckpointError that says what is wrong with the file."""
     try:
         size = path.stat().st_size
         if size > LARGEST_JSON:
             raise CheckpointError(f"{path} has {size} bytes: expected a JSON of at most {LARGEST_JSON}")
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: expected a folder that tokenturing.save wrote") from None
+        raise CheckpointError(f"{path} is missing: expected a folder that {writer} wrote") from None
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise

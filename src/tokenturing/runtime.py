@@ -70,12 +70,11 @@ class Runtime:
             raise CheckpointError(
                 f"{folder / GRAPH} cannot be read ({str(error).splitlines()[0]}): export the model again"
             ) from error
-        self._wanted = [*self.inputs, *self._leaves]
-        if {part.name for part in self._session.get_inputs()} - set(self._wanted):
+        self._used = [part.name for part in self._session.get_inputs()]
+        if set(self._used) - {*self.inputs, *self._leaves}:
             raise CheckpointError(
                 f"{folder / GRAPH} and {DESCRIPTION} are of different exports: export again"
             )
-        self._used = [part.name for part in self._session.get_inputs()]
 
     def initial_state(self, batch_size: int) -> Any:
         """The state of `batch_size` rows before their first step: a NamedTuple of arrays [B, ...]."""
@@ -126,8 +125,10 @@ class Runtime:
             parts = dict(x)
         elif isinstance(x, np.ndarray):
             parts = {names[0]: x}
+        elif len(x) != len(names):
+            raise ShapeError(f"{len(x)} inputs: expected {names}")
         else:
-            parts = dict(zip(names, x, strict=False))
+            parts = dict(zip(names, x, strict=True))
         if set(parts) != set(names):
             raise ShapeError(f"inputs {sorted(parts)}: expected {names}")
         if MASK in self.inputs:
@@ -168,7 +169,7 @@ def stack(states: Sequence[Any]) -> Any:
 
 
 def _described(folder: Path) -> dict[str, Any]:
-    content = read_json(folder / DESCRIPTION)
+    content = read_json(folder / DESCRIPTION, "tokenturing export")
     version = content.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise CheckpointError(

@@ -22,14 +22,14 @@ def export(
         checkpoint: the folder of a model or of its run, or the name of a shipped one.
         to: the format.
         int8: matrix products in 8 bits: a smaller file, and faster where the processor has instructions for it.
-        out: the folder to write; exports/NAME if not given.
+        out: the folder to write; runs/exports/NAME if not given.
     """
     from tokenturing.checkpoint import load
-    from tokenturing.cli.common import model_folder
+    from tokenturing.cli.common import display_names, model_folder
     from tokenturing.export import export_onnx
 
     model = load(model_folder(checkpoint))
-    name = Path(checkpoint).name + ("-int8" if int8 else "")
-    folder = export_onnx(model, out or Path("exports") / name, precision="int8" if int8 else "float32")
+    name = display_names([checkpoint])[0] + ("-int8" if int8 else "")
+    folder = export_onnx(model, out or Path("runs/exports") / name, precision="int8" if int8 else "float32")
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {size / 2**20:.1f} MiB; in Python: tokenturing.runtime.load({str(folder)!r})")

@@ -1,5 +1,6 @@
 """A model's step as an ONNX graph, for `tokenturing.runtime`."""
 
+import copy
 import json
 import logging
 import shutil
@@ -21,11 +22,11 @@ from tokenturing.files import beside
 from tokenturing.models.contract import RecurrentModel
 from tokenturing.models.recall import SOUND_FEATURES, RecallInput, RecallModel
 from tokenturing.runtime import DESCRIPTION, FORMAT_VERSION, GRAPH, INITIAL, MASK, Runtime
+from tokenturing.tasks.scenes import SIZE
 
 PRECISIONS = ("float32", "int8")
 TOLERANCE = 1e-4
 """of the largest value, between the float32 graph and the model, on a step of chance"""
-FRAME_SIDE = 32
 
 
 class StepGraph(nn.Module):
@@ -68,7 +69,7 @@ def export_onnx(model: nn.Module, folder: str | Path, *, precision: str = "float
     if isinstance(model, RecallModel):
         original, model = fingerprint(model), model.without_facts()
     elif isinstance(model, RecurrentModel):
-        original = fingerprint(model)
+        original, model = fingerprint(model), copy.deepcopy(model)
     else:
         raise OptionError(f"a {type(model).__name__} cannot be exported: expected a recurrent model")
     graph = StepGraph(model.eval())
@@ -105,7 +106,7 @@ def _example(model: nn.Module, rows: int = 2) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     if isinstance(model, RecallModel):
         return {
-            "frames": torch.rand(rows, FRAME_SIDE, FRAME_SIDE, generator=generator),
+            "frames": torch.rand(rows, SIZE, SIZE, generator=generator),
             "sound": torch.randn(rows, SOUND_FEATURES, generator=generator),
             "question": torch.arange(rows) - 1,
             "has_frame": torch.ones(rows, dtype=torch.bool),

@@ -18,7 +18,7 @@ FRAME_TOKENS = 2
 NOTHING = 10
 """the perception's class for no digit"""
 SURE_OF_SIGHT, SURE_OF_SOUND = 0.9, 0.5
-"""how sure the perception is to be that there is a digit at all; at 0.5 it sees two or three in ten minutes of clutter"""
+"""how sure the perception is to be that there is a digit at all; at 0.5 it sees some in clutter"""
 INPUT_TOKENS = FRAME_TOKENS + 2
 """two of the frame, one of the sound, one of the question"""
 
