@@ -1,94 +1,85 @@
-"""A training step of the recall machine against a plain loop: the paper's equations written straight down.
+"""A training step of the machine against a plain loop: the paper's equations written straight down (tokenturing.bench.plain).
 
-    python benchmarks/training_step.py [--json FILE]
+    python benchmarks/training_step.py [--size recall|small|paper] [--threads 1] [--rounds 9] [--json FILE]
 
-Both have the same parameters (the twin borrows them), the same inputs and the same gradients; they take turns in one
-run, and the figure is the ratio of their medians.
+"recall" is the machine of recipes/recall.toml without its look back (64 rows, 24 steps), "small" one of two layers
+(width 64, M 16, R 8; 32 rows, 16 steps), "paper" width 512, M 96, R 16, 4 layers (8 rows, 24 steps). All have the same
+parameters and inputs, the gradients of the first two are compared first, and all take turns in one run: the figure is the
+ratio of medians.
 """
 
 import argparse
 import json
-import statistics
-import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import tokenturing as tt
-from tokenturing.memory.write import WRITTEN, GatedWrite
-from tokenturing.models.cell import MachineState
+from tokenturing.bench.contestants import loss_of
+from tokenturing.bench.measure import take_turns
+from tokenturing.bench.plain import plain
+
+SIZES = {
+    "recall": (dict(width=64, memory_tokens=20, read_tokens=12, layers=1, heads=4, input_tokens=4, hidden=128), 64, 24),
+    "small": (dict(width=64, memory_tokens=16, read_tokens=8, layers=2, heads=4, input_tokens=5, hidden=128), 32, 16),
+    "paper": (dict(width=512, memory_tokens=96, read_tokens=16, layers=4, heads=8, input_tokens=16), 8, 24),
+}  # fmt: skip
 
 
-def plain_step(model: tt.TokenTuringMachine, x: Tensor, state: MachineState) -> tuple[Tensor, MachineState]:
-    """One step with nothing taken out of the loop: concatenate, summarise, process, attend, gate."""
-    cell, write = model.cell, model.cell.write
-    assert isinstance(write, GatedWrite)
-    tokens = cell.positions.memory(state.memory) + cell.clock(state.memory, state.age)  # type: ignore[misc]
-    everything = torch.cat([tokens, cell.positions.input(x)], dim=1)
-    weights = cell.read.score(everything).softmax(dim=1)
-    output = cell.processor(weights.transpose(1, 2) @ everything)
-    sources = torch.cat([write.positions.input(x), write.positions.output(output)], dim=1)
-    key, value = write.key_value(write.token_norm(sources)).chunk(2, dim=-1)
-    slot = write.slot_norm(tokens)
-    heads = write.attention_heads
-
-    def split(part: Tensor) -> Tensor:
-        return part.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-    query, key, value = split(write.query(slot)), split(key), split(value)
-    scores = (query @ key.transpose(-1, -2)) / query.shape[-1] ** 0.5
-    candidate = write.out((scores.softmax(-1) @ value).transpose(1, 2).flatten(-2))
-    oldest = (state.age >= state.age.amax(dim=1, keepdim=True)).unsqueeze(-1)
-    gate = F.hardsigmoid(write.gate(torch.cat([slot, candidate], dim=-1)) + write.oldest * oldest)
-    age = (state.age + 1).masked_fill(gate.squeeze(-1) >= WRITTEN, 0.0)
-    return output, MachineState(state.memory + gate * (candidate - state.memory), age)
-
-
-def plain(model: tt.TokenTuringMachine, x: Tensor) -> tuple[Tensor, MachineState]:
-    """T steps, one after the other."""
-    state = model.initial_state(x.shape[0])
-    outputs = []
-    for t in range(x.shape[1]):
-        y, state = plain_step(model, x[:, t], state)
-        outputs.append(y)
-    return torch.stack(outputs, dim=1), state
-
-
-def seconds(model: tt.TokenTuringMachine, run: object, x: Tensor) -> float:
+def train(model: tt.TokenTuringMachine, x: Tensor, *, plainly: bool = False, half: bool = False) -> None:
     """One forward and backward pass."""
     model.zero_grad()
-    began = time.perf_counter()
-    y, state = run(x)  # type: ignore[operator]
-    (y.square().mean() + state.memory.square().mean()).backward()
-    return time.perf_counter() - began
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        y, state = plain(model, x) if plainly else model(x)
+        loss = loss_of(y, state.memory)
+    loss.backward()
+
+
+def gradients(model: tt.TokenTuringMachine) -> list[Tensor]:
+    """Of all parameters."""
+    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", help="write the figures here")
+    parser.add_argument("--size", choices=tuple(SIZES), default="recall")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", help="write the figures here")
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    options, rows, steps = SIZES[arguments.size]
     torch.manual_seed(0)
-    torch.set_num_threads(1)
-    model = tt.TokenTuringMachine(64, 16, 8, 2, 4, input_tokens=5, hidden=128)
-    x = torch.randn(32, 16, 5, 64)
-    runs = {"plain loop": lambda x: plain(model, x), "tokenturing": model}
-    torch.testing.assert_close(runs["plain loop"](x)[0], model(x)[0], rtol=1e-4, atol=1e-5)
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(arguments.rounds):
-        for name, run in runs.items():
-            times[name].append(seconds(model, run, x))
-    medians = {name: statistics.median(found) for name, found in times.items()}
-    ratio = medians["tokenturing"] / medians["plain loop"]
-    for name, median in medians.items():
-        print(f"{name:12} {median * 1e3:8.1f} ms a training step of 32 rows x 16 steps")
-    print(f"ratio {ratio:.2f}, torch {torch.__version__}")
+    model = tt.TokenTuringMachine(**options)
+    compiled = tt.TokenTuringMachine(**options)
+    compiled.load_state_dict(model.state_dict())
+    compiled.cell.compile(dynamic=False)
+    x = torch.randn(rows, steps, options["input_tokens"], options["width"])
+    train(model, x, plainly=True)
+    wanted = gradients(model)
+    train(model, x)
+    for ours, theirs in zip(gradients(model), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()) + 1e-7)
+    calls = {
+        "plain loop": partial(train, model, x, plainly=True), "tokenturing": partial(train, model, x),
+        "bfloat16": partial(train, model, x, half=True), "compiled": partial(train, compiled, x),
+        "compiled, bfloat16": partial(train, compiled, x, half=True),
+    }  # fmt: skip
+    timings = take_turns(calls, arguments.rounds, warm_up=2)
+    base = timings["plain loop"].median
+    for name, timing in timings.items():
+        share = timing.median / base
+        print(
+            f"{name:20} {timing.median * 1e3:8.1f} ms for {rows} rows x {steps} steps  {share:.2f} of the plain loop"
+        )
     if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump({"seconds": times, "ratio": ratio, "torch": torch.__version__}, file)
+        found = {name: asdict(timing) for name, timing in timings.items()}
+        Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,26 @@
-"""Fill the table of results in README.md from the figures noted in the shipped checkpoints: `make results`.
+"""Fill the tables of results in README.md and docs/speed.md: `make results`.
+
+README.md has the figures noted in the shipped checkpoints, docs/speed.md what `tokenturing bench` wrote: docs/speed/NAME.json.
 
 A checkpoint's notes["figures"] are the rows of `tokenturing evaluate NAME --json FILE`. Rows of human voices have
 "voices": "human" besides; they make a second table.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import tokenturing as tt
+from tokenturing.bench.report import figures as bench_figures
+from tokenturing.bench.report import markdown
 from tokenturing.checkpoint import shipped
 from tokenturing.models.recall import RecallModel
 
 README = Path(__file__).parents[1] / "README.md"
+SPEED, MEASURED = Path(__file__).with_name("speed.md"), Path(__file__).with_name("speed")
+IMAGES = Path(__file__).with_name("images")
 START, END = "<!-- results:start -->\n", "<!-- results:end -->"
 NAMES = {
     "TokenTuringMachine": "**Token Turing Machine**",
@@ -78,13 +85,25 @@ def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def filled(text: str, table: str) -> str:
-    """The README with this table in its place."""
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n{table}\n{END}{after}"
+def filled(text: str, table: str, start: str = START, end: str = END) -> str:
+    """A page with this table between two marks."""
+    before, _, rest = text.partition(start)
+    _, _, after = rest.partition(end)
+    return f"{before}{start}\n{table}\n{end}{after}"
+
+
+def speed_page(text: str) -> str:
+    """docs/speed.md with the tables of docs/speed/*.json in their places."""
+    for file in sorted(MEASURED.glob("*.json")):
+        table = markdown(json.loads(file.read_text(encoding="utf-8"))).replace("\n## ", "\n### ")
+        text = filled(text, table, f"<!-- {file.stem}:start -->\n", f"<!-- {file.stem}:end -->")
+    return text
 
 
 if __name__ == "__main__":
     README.write_text(filled(README.read_text(encoding="utf-8"), render(figures())), encoding="utf-8")
-    print(f"filled the table of results in {README.name}")
+    SPEED.write_text(speed_page(SPEED.read_text(encoding="utf-8")), encoding="utf-8")
+    for file in sorted(MEASURED.glob("*.json")):
+        for made in bench_figures(json.loads(file.read_text(encoding="utf-8")), IMAGES):
+            made.replace(IMAGES / f"{made.stem}-{file.stem}.png")
+    print(f"filled the tables of results in {README.name} and {SPEED.name}, and drew the figures")

@@ -41,17 +41,18 @@ state = None
 for update in range(updates):
     batch = next(streams)
     inputs = RecallInput(batch.frames, batch.sound, batch.question, batch.has_frame, batch.has_sound)
-    logits, state = model(inputs, state, batch.reset)  # the state goes on from chunk to chunk ...
-    answers, facts = losses(logits, batch)
+    y, state = model.remember(inputs, state, batch.reset)  # the state goes on from chunk to chunk ...
+    answer, facts, every = losses(model, y, batch)
     optimizer.zero_grad()
-    (answers + 0.5 * facts).backward()
+    (answer + 0.5 * facts + 0.5 * every).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     state = tt.state.detach(state)  # ... and gradients do not
     if update % 25 == 0 or update == updates - 1:
         asked = batch.question >= 0
         kinds = KIND_OF_QUESTION[batch.question[asked]]
-        right = kinds[(logits[:, :, 0].argmax(-1) == batch.answer)[asked]]
+        said = model.read_off(y[asked], batch.question[asked]).argmax(-1)
+        right = kinds[said == batch.answer[asked]]
         shares = torch.bincount(right, minlength=len(KINDS)) / torch.bincount(kinds, minlength=len(KINDS))
         listed = "  ".join(f"{kind} {share:.2f}" for kind, share in zip(KINDS, shares, strict=True))
-        print(f"update {update}, loss {answers.item():.2f}, right: {listed}", flush=True)
+        print(f"update {update}, loss {answer.item():.2f}, right: {listed}", flush=True)

@@ -15,9 +15,14 @@ from safetensors.torch import load_file
 import tokenturing as tt
 from tokenturing.cli import main as cli
 from tokenturing.errors import OptionError
+from tokenturing.evaluate.recall import evaluate
+from tokenturing.export import export_onnx
+from tokenturing.memory.write import WRITTEN
 from tokenturing.models.recall import Perception, RecallModel
 from tokenturing.tasks.questions import ANSWERS, FACTS, KINDS, QUESTIONS
 from tokenturing.tasks.speech import SpeechBank
+from tokenturing.train.loop import Training, build_model
+from tokenturing.train.recipe import load_recipe
 
 OPTIONS = {"width": 16, "memory_tokens": 4, "read_tokens": 2, "layers": 1, "heads": 2, "hidden": 16}
 RECIPE = """
@@ -127,6 +132,11 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "tokenturing demo" in capsys.readouterr().out
 
 
+def test_it_is_a_module_to_run_too() -> None:
+    run = subprocess.run([sys.executable, "-m", "tokenturing"], capture_output=True, text=True, check=True)
+    assert "evaluate" in run.stdout
+
+
 def test_an_unknown_key_of_a_recipe_names_the_nearest(
     recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +199,81 @@ def test_training_killed_in_the_middle_gives_the_same_model(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     # the control: what it stood at when it was killed is something else
     assert not all(torch.equal(whole[name], middle[f"model.{name}"]) for name in whole)
+
+
+@pytest.mark.usefixtures("small")
+def test_training_with_a_compiled_step(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+    for compiled in ("false", "true"):
+        out = tmp_path / compiled
+        few = ("--set", "train.updates=3", "--set", f"train.compile={compiled}")
+        cli.main(["train", str(recipe), "--out", str(out), *few])
+        found.append(load_file(out / "model" / "model.safetensors"))
+    for name, eager in found[0].items():
+        torch.testing.assert_close(found[1][name], eager, rtol=1e-3, atol=1e-4)
+    capsys.readouterr()
+    options = (
+        "--set",
+        "train.compile=true",
+        "--set",
+        "model.memory=GRU",
+        "--set",
+        "model.options={width=16}",
+    )
+    assert "TokenTuringMachine" in fails(capsys, "train", recipe, "--out", tmp_path / "gru", *options)
+
+
+@pytest.mark.usefixtures("small")
+def test_training_in_bfloat16(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for precision in ("float32", "bfloat16"):
+        out = tmp_path / precision
+        cli.main(["train", str(recipe), "--out", str(out), "--set", f"train.precision={precision}"])
+        found.append(load_file(out / "model" / "model.safetensors"))
+        assert {part.dtype for part in found[-1].values()} == {torch.float32}
+    whole, half = (torch.cat([part.flatten() for part in model.values()]) for model in found)
+    begun = build_model(load_recipe(recipe)).state_dict()
+    moved = (whole - torch.cat([begun[name].flatten() for name in found[0]])).norm()
+    assert 0 < (whole - half).norm() < 0.2 * moved
+    capsys.readouterr()
+    said = fails(capsys, "train", recipe, "--out", tmp_path / "no", "--set", "train.precision=half")
+    assert "bfloat16" in said
+
+
+def test_the_perception_is_frozen_while_its_memory_learns(recipe: Path) -> None:
+    model = build_model(load_recipe(recipe))
+    assert model.training
+    sound = torch.randn(64, 96)
+    assert torch.equal(model.perception.sound(sound), model.perception.sound(sound)), "it draws no dropout"
+    model.perception.train()
+    assert not torch.equal(model.perception.sound(sound), model.perception.sound(sound)), "as it would"
+
+
+def test_at_first_a_slot_counts_as_written_sooner(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_small(monkeypatch.setattr)
+    run = Training(load_recipe(recipe, ["train.early_writes=2"]), tmp_path)
+    thresholds = []
+    for _ in range(4):
+        run.advance()
+        thresholds.append(run.model.memory.cell.write.written)
+    assert thresholds == [0.5, 0.5, WRITTEN, WRITTEN]
+
+
+def test_the_clocks_of_the_inputs_are_read_later(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_small(monkeypatch.setattr)
+    run = Training(load_recipe(recipe, ["train.late_clock=2", "model.options.look_back=2"]), tmp_path)
+    clock = run.model.memory.cell.look_back.clock
+    read = []
+    for _ in range(3):
+        run.advance()
+        read.append(bool(clock.any()))
+    assert read == [False, False, True]
 
 
 @pytest.mark.usefixtures("small")
@@ -285,6 +370,24 @@ def test_export_writes_a_folder_that_runs(
     assert "expected a recurrent model" in fails(capsys, "export", "recall-perception")
 
 
+@pytest.mark.usefixtures("small")
+def test_an_export_is_evaluated_like_its_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    cli.main(["export", str(checkpoint), "--out", str(tmp_path / "out")])
+    file = tmp_path / "both.json"
+    both = ["evaluate", str(checkpoint), str(tmp_path / "out"), "--delays", "0.5,2", "--rows", "8"]
+    cli.main([*both, "--json", str(file)])
+    found = json.loads(file.read_text())
+    ours, exported = (
+        [{**row, "model": ""} for row in found if row["model"] == name] for name in ("untrained", "out")
+    )
+    assert ours == exported
+    assert {row["accuracy"] for row in ours} != {0.0}, "a model that is never right shows nothing"
+    assert tt.runtime.load(tmp_path / "out").notes == {"human_speakers": ["jackson"]}
+    tt_only = export_onnx(tt.TokenTuringMachine(16, 4, 2, 1, 2), tmp_path / "bare")
+    with pytest.raises(OptionError, match="expected one of the recall task"):
+        evaluate({"bare": tt.runtime.load(tt_only)}, tiny_bank(), (0.5,), rows=2)
+
+
 # --- stream
 
 
@@ -312,6 +415,31 @@ def test_stream_answers_about_a_video(checkpoint: Path, video: Path, tmp_path: P
     assert all(answer["answer"] in ANSWERS and 0 <= answer["confidence"] <= 1 for answer in answers)
 
 
+def test_stream_of_an_export_and_of_what_cannot_be_exported(
+    checkpoint: Path,
+    video: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cli.main(["export", str(checkpoint), "--out", str(tmp_path / "exported")])
+    found = []
+    for number, given in enumerate((checkpoint, tmp_path / "exported")):
+        file = tmp_path / f"{number}.jsonl"
+        cli.main(["stream", str(given), str(video), "--jsonl", str(file)])
+        found.append(lines(file))
+    assert found[0] == found[1]
+    assert found[0]
+    assert "PyTorch" not in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setenv("TOKENTURING_CACHE", str(tmp_path / "cache"))
+    cli.main(["stream", str(checkpoint), str(video), "--jsonl", str(tmp_path / "eager.jsonl")])
+    assert "on PyTorch" in capsys.readouterr().err
+    assert [line.get("answer") for line in lines(tmp_path / "eager.jsonl")] == [
+        line.get("answer") for line in found[0]
+    ]
+
+
 def test_stream_asks_what_it_is_told_to(
     checkpoint: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -329,17 +457,15 @@ def test_stream_asks_what_it_is_told_to(
 def test_asking_changes_nothing(checkpoint: Path, video: Path) -> None:
     from tokenturing.cli.watcher import Watcher
     from tokenturing.encoders.media import open_media
+    from tokenturing.export import eager
 
-    model = tt.load(checkpoint)
+    model = eager(tt.load(checkpoint))
     quiet, asked = Watcher(model, hears=True), Watcher(model, hears=True)
     for step in open_media(video):
         quiet.take(step)
         asked.take(step)
         asked.ask(["seen 1 last", "how long ago seen"])
-    assert all(
-        torch.equal(a, b)
-        for (_, a), (_, b) in zip(tt.state.leaves(quiet.state), tt.state.leaves(asked.state), strict=True)
-    )
+    assert all(np.array_equal(a, b) for a, b in zip(quiet.state, asked.state, strict=True))
 
 
 def test_stream_of_sound_alone_and_of_a_broken_file(
@@ -358,7 +484,7 @@ def test_a_digit_is_noticed_once() -> None:
     from tokenturing.cli.watcher import Noticing
 
     eyes = Noticing("sees")
-    sure = torch.eye(11) * 0.9 + 0.01
+    sure = np.eye(11) * 0.9 + 0.01
     stream = [10, 3, 3, 3, 10, 3, 3, 10, 10, 10, 10, 3, 3, 5, 10]
     noticed = [eyes.advance(sure[digit]) for digit in stream]
     assert [step for step, notice in enumerate(noticed) if notice] == [2, 12]

@@ -160,6 +160,7 @@ def test_the_whole_demo_leaves_one_page(
     console = Console(file=io.StringIO(), width=100)
     report = run.run(tmp_path / "out", str(tmp_path / "model"), True, console)
     text = report.read_text()
+    assert "full Transformer" in text, "what grows is shown beside what does not"
     assert "http" not in text
     assert 'src="' not in text
     assert "@import" not in text

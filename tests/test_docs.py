@@ -141,6 +141,13 @@ def test_table_of_results_is_what_the_checkpoints_say():
     assert made.filled(text, made.render(made.figures())) == text, "fill it in with: make results"
 
 
+def test_tables_of_speed_are_what_was_measured():
+    made = results()
+    text = made.SPEED.read_text(encoding="utf-8")
+    assert len(list(made.MEASURED.glob("*.json"))) >= 4
+    assert made.speed_page(text) == text, "fill it in with: make results"
+
+
 def test_table_has_mean_and_worst_kind():
     made = results()
     rows = [

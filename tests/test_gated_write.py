@@ -6,7 +6,7 @@ from torch import Tensor
 
 import tokenturing as tt
 from tokenturing.errors import OptionError
-from tokenturing.layers.look_back import windows
+from tokenturing.layers.look_back import Past, look_back
 
 
 def machine(**options: object) -> tt.TokenTuringMachine:
@@ -50,9 +50,10 @@ def test_writing_is_free_where_nobody_trains() -> None:
 
 
 @pytest.mark.parametrize(
-    ("opening", "gate", "older"), [(-3.0, 0.0, True), (-0.6, 0.4, True), (0.0, 0.5, False), (3.0, 1.0, False)]
+    ("opening", "gate", "older"),
+    [(-3.0, 0.0, True), (0.0, 0.5, True), (1.2, 0.7, True), (1.5, 0.75, False), (3.0, 1.0, False)],
 )
-def test_a_slot_that_is_new_by_half_is_new(opening: float, gate: float, older: bool) -> None:
+def test_a_slot_that_is_new_by_three_quarters_is_new(opening: float, gate: float, older: bool) -> None:
     model = machine().eval()
     with torch.no_grad():
         for parameter in model.cell.write.gate.parameters():  # type: ignore[union-attr]
@@ -66,16 +67,37 @@ def test_a_slot_that_is_new_by_half_is_new(opening: float, gate: float, older: b
     assert torch.equal(following.memory, state.memory) == (gate == 0)
 
 
-def test_the_window_holds_the_last_active_steps_since_the_reset() -> None:
-    x = torch.arange(1.0, 7.0).view(1, 6, 1, 1)
+def test_the_past_is_that_of_the_active_steps_since_the_reset() -> None:
+    x = torch.tensor([1.0, 2.0, 1.0, 0.0, 4.25, 4.5]).view(1, 6, 1, 1)
     reset = torch.tensor([[False, False, False, True, False, False]])
     active = torch.tensor([[True, False, True, True, True, True]])
-    before, recent = windows(torch.tensor([8.0, 9.0]).view(1, 2, 1, 1), x, reset, active)
-    expected = [[8, 9], [9, 1], [9, 1], [0, 0], [0, 4], [4, 5]]
-    assert before.flatten(2).squeeze(0).tolist() == expected
-    assert recent.flatten().tolist() == [5, 6]
-    plain, _ = windows(torch.tensor([8.0, 9.0]).view(1, 2, 1, 1), x, None, None)
-    assert plain.flatten(2).squeeze(0).tolist() != expected, "resets and inactive steps make no difference"
+    start = Past(torch.tensor([8.0, 9.0]).view(1, 2, 1, 1), torch.tensor([[3.0]]))
+    past, after = look_back(start, 70.0, x, reset, active)
+    recent, quiet = [[8, 9], [9, 1], [9, 1], [0, 0], [0, 0], [0, 4.25]], [0, 0, 1, 71, 0, 1]
+    assert past.recent.flatten(2).squeeze(0).tolist() == recent
+    assert past.quiet.flatten().tolist() == quiet
+    assert after.recent.flatten().tolist() == [4.25, 4.5]
+    assert after.quiet.flatten().tolist() == [1]
+    plain, _ = look_back(start, 70.0, x, None, None)
+    assert plain.recent.flatten(2).squeeze(0).tolist() != recent, (
+        "resets and inactive steps make no difference"
+    )
+    assert plain.quiet.flatten().tolist() != quiet, "resets and inactive steps make no difference"
+
+
+def test_how_long_a_place_has_held_the_same_is_known_however_long_it_lasts() -> None:
+    model = machine(look_back=2, input_tokens=3, horizon=200.0).eval()
+    torch.nn.init.normal_(model.cell.look_back.clock)  # type: ignore[union-attr]
+    x, state = torch.randn(1, 3, 16, dtype=torch.float64), model.initial_state(1)
+    seen = []
+    for _ in range(81):
+        prepared, state = model.prepare_step(x, state, None)
+        seen.append(prepared.write[0])
+    assert state.quiet.tolist() == [[80.0] * 3]
+    assert not torch.allclose(seen[40], seen[80], atol=1e-3), "the same after 40 steps and after 80"
+    model.cell.look_back.heeds_clock = False  # type: ignore[union-attr]
+    without, _ = model.prepare_step(x, state, None)
+    assert not torch.allclose(without.write[0], seen[80], atol=1e-3)
 
 
 def test_what_has_just_begun_can_be_told_from_what_goes_on() -> None:

@@ -130,3 +130,23 @@ def test_export_control_fails() -> None:
     exported_is_eager(broken.make(broken.Sound))
     with pytest.raises((AssertionError, torch._dynamo.exc.TorchDynamoException, RuntimeError)):
         exported_is_eager(broken.make(broken.OneBatch))
+
+
+@pytest.mark.parametrize("name", ["gated", "gated-look-back", "write-mlp"])
+def test_a_compiled_step_is_made_once_for_streams_of_any_length(name: str) -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    model, step, whole = build(name), CompileCounter(), CompileCounter()
+    x = inputs(model, 2, 9)
+    wanted, _ = model(x)
+    together = torch.compile(build(name), backend=whole, dynamic=False)
+    model.cell.compile(backend=step, dynamic=False)
+    made = []
+    for steps in (3, 5, 9):
+        y, _ = model(x[:, :steps])
+        together(x[:, :steps])
+        made.append((step.frame_count, whole.frame_count))
+    torch.testing.assert_close(y, wanted)
+    assert made[0][0] >= 1
+    assert made[0][0] == made[2][0], f"compiled {made} times"
+    assert made[0][1] < made[2][1], "the whole loop is made for each length, so this test could fail"

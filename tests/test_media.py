@@ -44,7 +44,8 @@ def picture(level: int | np.ndarray, time: float, pixels: str, size: tuple[int, 
     """A frame with a timestamp, flat or of the given grey [height, width]."""
     grey = np.broadcast_to(np.asarray(level, np.uint8), size[::-1])
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.repeat(grey[..., None], 3, 2)), "rgb24")
-    frame = frame.reformat(format=pixels)
+    # FFmpeg's threads overwrite each other's first pixels when they convert RGB to 16-bit grey of odd widths.
+    frame = frame.reformat(format=pixels, threads=1)
     frame.pts, frame.time_base = round(time * TICKS), Fraction(1, TICKS)
     return frame
 

@@ -8,7 +8,7 @@ from recall_bank import tiny_bank
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.intervals import wilson
 from tokenturing.evaluate.recall import Probe, delay_steps, evaluate
-from tokenturing.models.recall import RecallModel
+from tokenturing.models.recall import PerceivedInput, RecallModel
 from tokenturing.tasks.digits import SPLITS, digit_images
 from tokenturing.tasks.plans import RecallConfig
 from tokenturing.tasks.questions import (
@@ -20,8 +20,10 @@ from tokenturing.tasks.questions import (
     KINDS,
     NOTHING,
     QUESTIONS,
+    UNASKED,
     Truth,
     ago_class,
+    all_answers,
 )
 from tokenturing.tasks.recall import RecallStreams
 from tokenturing.tasks.scenes import SIZE
@@ -40,6 +42,29 @@ def test_nothing_yet_before_the_first_event():
     truth = at(1)
     assert truth.facts() == [NOTHING] * FACTS
     assert truth.bound(3) == NOTHING
+
+
+def test_facts_tell_the_answer_to_every_question():
+    streams = RecallStreams(6, 200, tiny_bank(), RecallConfig(curriculum=(1, 0)), seed=3)
+    batch = next(streams)
+    answers = all_answers(batch.facts)
+    assert answers.shape == (*batch.facts.shape[:2], len(QUESTIONS))
+    asked = batch.question >= 0
+    told = answers[asked, batch.question[asked]]
+    known = told != UNASKED
+    assert torch.equal(told[known], batch.answer[asked][known])
+    assert known.float().mean() > 0.9
+    assert (batch.question[asked][~known] >= BOUND).all()
+    assert (batch.answer[asked][~known] == NOTHING).all()
+    assert (told[known] != NOTHING).float().mean() > 0.5, "and not because nothing happened"
+
+
+def test_what_was_seen_too_long_ago_is_not_asked_of_the_facts():
+    truth = Truth([(step, step, step) for step in range(6)], [(0, 9)])
+    truth.advance(10)
+    answers = all_answers(torch.tensor(truth.facts()))
+    assert [int(a) for a in answers[BOUND : BOUND + 10]] == [UNASKED] * 2 + [9] * 4 + [UNASKED] * 4
+    assert [truth.bound(x) for x in range(10)] == [None] * 2 + [9] * 4 + [NOTHING] * 4
 
 
 def test_order_is_counted_from_the_newest():
@@ -205,8 +230,10 @@ def test_evaluation_counts_and_forks():
 
 def test_what_is_not_recognised_is_not_remembered():
     torch.manual_seed(2)
-    perception = RecallModel("GRU", {"width": 16}, len(QUESTIONS), len(ANSWERS), 0).perception
-    raw = torch.randn(5, 3, 64)
+    model = RecallModel("GRU", {"width": 16}, len(QUESTIONS), len(ANSWERS), 0)
+    perception, raw = model.perception, torch.randn(5, 3, 64)
+    there = torch.ones(5, dtype=torch.bool)
+    adapted, empty = model.adapt(raw), model.adapt(torch.zeros_like(raw))
 
     def kept(seen: float, heard: float) -> list[bool]:
         """Whether the tokens of the frame and of the sound come through where a digit has these probabilities."""
@@ -215,13 +242,31 @@ def test_what_is_not_recognised_is_not_remembered():
                 head.weight.zero_()
                 head.bias.fill_(np.log(probability / 10))
                 head.bias[NOTHING] = np.log(1 - probability)
-        tokens = perception.salient(raw)
-        assert ((tokens == raw) | (tokens == 0)).all()
-        return [bool((tokens[:, :-1] == raw[:, :-1]).all()), bool((tokens[:, -1] == raw[:, -1]).all())]
+        tokens, mask = model.tokens(PerceivedInput(raw, torch.full((5,), -1), there, there))
+        assert mask.tolist() == [[True, True, True, False]] * 5, "nothing to be seen is something to know"
+        tokens = tokens[:, :3]
+        assert ((tokens == adapted) | (tokens == empty)).all()
+        return [bool((tokens[:, at] == adapted[:, at]).all()) for at in (slice(-1), -1)]
 
     assert kept(0.95, 0.6) == [True, True]
     assert kept(0.85, 0.4) == [False, False]
     assert kept(0.95, 0.4) == [True, False]
+
+
+def test_one_question_is_answered_as_among_all():
+    torch.manual_seed(0)
+    model = RecallModel("GRU", {"width": 16, "read_tokens": 3}, len(QUESTIONS), len(ANSWERS), 0).eval()
+    y = torch.randn(4, 5, 3, 16)
+    every = model.every_answer(y)
+    assert every.shape == (4, 5, len(QUESTIONS), len(ANSWERS))
+    for question in (0, BOUND + 3, AGO):
+        alone = model.read_off(y, torch.full((4, 5), question))
+        torch.testing.assert_close(alone, every[:, :, question])
+    elsewhere = model.every_answer(y.flip(-2))
+    torch.testing.assert_close(elsewhere, every, msg="output tokens are a set")
+    assert (model.every_answer(y.flip(0)) - every).abs().max() > 0.01, (
+        "of the tokens, not of the question alone"
+    )
 
 
 def test_untrained_models_are_at_chance_and_do_not_see_the_answer():

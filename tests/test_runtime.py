@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import tokenturing as tt
 from tokenturing import runtime
 from tokenturing.errors import CheckpointError, OptionError, ShapeError
-from tokenturing.export import export_onnx
+from tokenturing.export import cached_runtime, eager, export_onnx
 from tokenturing.models.recall import RecallInput, RecallModel
 from tokenturing.tasks.questions import ANSWERS, QUESTIONS
 
@@ -115,6 +115,74 @@ def test_it_runs_without_torch(recall: tuple[RecallModel, Path]) -> None:
     )
     run = subprocess.run([sys.executable, "-c", code, str(recall[1])], capture_output=True, text=True)
     assert run.stdout.split("\n")[0] == f"(1, {len(ANSWERS)}) False", run.stderr
+
+
+@torch.no_grad()
+def test_what_is_perceived_comes_along(recall: tuple[RecallModel, Path]) -> None:
+    model, folder = recall
+    rng = np.random.default_rng(2)
+    frames, sound = rng.random((2, 32, 32), np.float32), rng.standard_normal((2, 96), np.float32)
+    inputs = [frames, sound, np.array([-1, 3]), np.ones(2, bool), np.ones(2, bool)]
+    tokens = model.perception(torch.from_numpy(frames), torch.from_numpy(sound))
+    seen, heard = (logits.softmax(-1).numpy() for logits in model.perception.classify(tokens))
+    for machine in (runtime.load(folder, threads=1), eager(model)):
+        y, _, perceived = machine.step_and_perceive(inputs, machine.initial_state(2))
+        np.testing.assert_allclose(perceived["seen"], seen, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(perceived["heard"], heard, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(machine.step(inputs, machine.initial_state(2))[0], y)
+    assert np.abs(seen[0] - seen[1]).max() > 1e-3, "all is the same, so this test could not fail"
+
+
+@pytest.mark.parametrize("name", ["gated-look-back", "FullTransformer", "GRU"])
+@torch.no_grad()
+def test_the_eager_twin_does_what_the_model_does(name: str) -> None:
+    model = zoo.build(name, dtype=torch.float32)
+    machine = eager(model)
+    x = zoo.inputs(model, ROWS, 6)
+    state, ours = model.initial_state(ROWS), machine.initial_state(ROWS)
+    for step in range(6):
+        y, state = model.step(x[:, step], state)
+        found, ours = machine.step(x[:, step].numpy(), ours)
+        np.testing.assert_allclose(found, y.numpy(), rtol=1e-5, atol=1e-6)
+    again, _ = machine.step(x[:, 5].numpy(), machine.initial_state(ROWS))
+    assert not np.allclose(again, found), "the state makes no difference, so this test could not fail"
+
+
+def test_an_export_is_made_once_and_again_when_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENTURING_CACHE", str(tmp_path))
+    model = zoo.build("GRU", dtype=torch.float32)
+    first = cached_runtime(model, threads=1)
+    (graph,) = tmp_path.glob("*/model.onnx")
+    made = graph.stat().st_mtime_ns
+    cached_runtime(model, threads=1)
+    assert graph.stat().st_mtime_ns == made
+    graph.write_bytes(b"nonsense")
+    x = zoo.inputs(model, ROWS, 1)[:, 0].numpy()
+    second = cached_runtime(model, threads=1)
+    np.testing.assert_array_equal(
+        first.step(x, first.initial_state(ROWS))[0], second.step(x, second.initial_state(ROWS))[0]
+    )
+    other = zoo.build("LSTM", dtype=torch.float32)
+    cached_runtime(other, threads=1)
+    assert len(list(tmp_path.glob("*/model.onnx"))) == 2
+
+
+@torch.no_grad()
+def test_bfloat16_stays_near_and_ages_stay_exact(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    model = zoo.build("gated", dtype=torch.float32)
+    machine = runtime.load(export_onnx(model, tmp_path / "small", precision="bf16"), threads=1)
+    x = zoo.inputs(model, ROWS, 1)[:, 0]
+    state = model.initial_state(ROWS)
+    old = state._replace(age=state.age + 4000)  # in bfloat16 4001 and 4002 would be the same
+    y, following = model.step(x, old)
+    found, ours = machine.step(x.numpy(), machine.initial_state(ROWS)._replace(age=old.age.numpy()))
+    assert np.abs(found - y.numpy()).max() < 0.1 * y.abs().max().item()
+    kept = following.age.numpy() > 4000
+    assert kept.any()
+    np.testing.assert_array_equal(ours.age[kept], following.age.numpy()[kept])
 
 
 @torch.no_grad()

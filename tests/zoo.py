@@ -92,10 +92,13 @@ def build(name: str, *, dtype: torch.dtype = torch.float64, seed: int = 1) -> Re
 
 
 def inputs(model: RecurrentModel, rows: int = 3, steps: int = 7, *, seed: int = 2) -> Tensor:
-    """Tokens [B, T, N, D] in the model's type."""
+    """Tokens [B, T, N, D] in the model's type; a model that looks back gets some places that stay the same."""
     generator = torch.Generator().manual_seed(seed)
     like = next(model.parameters())
-    return torch.randn(rows, steps, model.input_tokens or 3, model.width, generator=generator).to(like.dtype)
+    x = torch.randn(rows, steps, model.input_tokens or 3, model.width, generator=generator).to(like.dtype)
+    if model.look_back:
+        x = torch.where(torch.rand(x.shape[:-1], generator=generator).unsqueeze(-1) < 0.4, 0.0, x)
+    return x
 
 
 def worn_state(model: RecurrentModel, rows: int = 3, *, steps: int = 3, seed: int = 3) -> Any:

@@ -25,6 +25,11 @@ def write_file(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: $TOKENTURING_CACHE, or else ~/.cache/tokenturing."""
+    return Path(os.environ.get("TOKENTURING_CACHE") or Path.home() / ".cache" / "tokenturing")
+
+
 def beside(path: Path) -> Path:
     """A name in the same folder, so that a rename is one move, that nothing else uses."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")

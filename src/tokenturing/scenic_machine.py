@@ -129,11 +129,12 @@ class ScenicTokenTuringMachine(TokenTuringMachine):
         if self.simple:
             tokens = self.process(torch.cat([state.memory, prepared[0]], dim=1))
             output, memory = tokens[:, : self.output_tokens], tokens[:, self.output_tokens :]
-            return output, state._replace(memory=memory)
+            return output, state._replace(memory=memory.to(state.memory.dtype))
         reader = self._summarizer(self._reader)
         seen = reader.encode(_place(self.read_pos_embed, state.memory, 0))
         output = self.process(reader.combine([seen, prepared.read]))
-        return output, state._replace(memory=self._write(state.memory, prepared.write, output))
+        memory = self._write(state.memory, prepared.write, output)
+        return output, state._replace(memory=memory.to(state.memory.dtype))
 
     def process(self, tokens: Tensor) -> Tensor:
         """[B, R, D] -> [B, R, D]; in the simple unit all M + R tokens at once."""

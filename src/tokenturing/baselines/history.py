@@ -83,7 +83,7 @@ def store(
     A growing cache gets T more columns. Steps that were inactive, or before the row's last reset, or that a
     ring has overwritten since, leave nothing behind.
     """
-    steps = entries.shape[1]
+    steps, entries = entries.shape[1], entries.to(cache.dtype)
     position, row = times.position, torch.arange(count.shape[0], device=count.device).unsqueeze(1)
     if window is None:
         cache = _append_columns(cache, steps)

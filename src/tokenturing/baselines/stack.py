@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from tokenturing.baselines.base import VectorBaseline
 from tokenturing.errors import OptionError
+from tokenturing.layers.linear import Linear
 
 
 class GatedLayer(nn.Module):
@@ -25,9 +26,9 @@ class GatedLayer(nn.Module):
     def __init__(self, width: int, hidden: int, dropout: float = 0.0):
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.input = nn.Linear(width, self.gates * hidden)
-        self.recurrent = nn.Linear(hidden, self.gates * hidden)
-        self.out = nn.Linear(hidden, width)
+        self.input = Linear(width, self.gates * hidden)
+        self.recurrent = Linear(hidden, self.gates * hidden)
+        self.out = Linear(hidden, width)
         self.dropout = nn.Dropout(dropout)
         nn.init.xavier_uniform_(self.input.weight)
         for gate in self.recurrent.weight.chunk(self.gates):

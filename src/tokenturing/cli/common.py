@@ -11,6 +11,7 @@ from tokenturing.errors import MissingExtraError, OptionError
 
 if TYPE_CHECKING:
     from tokenturing.models.recall import RecallModel
+    from tokenturing.runtime import Runtime
 
 PLAIN_SECONDS = 10.0
 """between two lines of progress where standard error is no terminal"""
@@ -26,6 +27,26 @@ def load_recall_model(folder_or_name: str) -> "RecallModel":
         kind = type(model).__name__
         raise OptionError(f"{folder_or_name} holds a {kind}: expected a RecallModel")
     return model
+
+
+def load_runtime(folder_or_name: str) -> "Runtime":
+    """An export, or a trained recall model on the runtime, ready for one step at a time on one core.
+
+    A model is exported when it is first used (some seconds) and kept in the cache folder. What cannot be exported, or a machine
+    without the extra "export", is served by PyTorch, some times slower.
+    """
+    from tokenturing.runtime import is_export, load
+
+    if is_export(folder_or_name):
+        return load(folder_or_name, threads=1)
+    from tokenturing.export import cached_runtime, eager
+
+    model = load_recall_model(folder_or_name)
+    try:
+        return cached_runtime(model, threads=1)
+    except (MissingExtraError, OptionError) as error:
+        print(f"on PyTorch, not on the faster runtime: {error}", file=sys.stderr)
+        return eager(model)
 
 
 def notes_of(model: Any) -> dict[str, Any]:

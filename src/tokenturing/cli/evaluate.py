@@ -27,7 +27,7 @@ def evaluate(
     """Test what models remember: accuracy by kind of question and by delay, with 95 % intervals.
 
     Args:
-        checkpoints: folders of models or of their runs, or names of shipped ones, such as recall-ttm.
+        checkpoints: folders of models, of their runs or of exports, or names of shipped ones, such as recall-ttm.
         speech: test on those speakers of this folder ({digit}_{speaker}_{index}.wav) that no checkpoint
             was trained on, instead of on synthesised voices that none was trained on.
         delays: seconds between the end of the last event and the question; background runs through them.
@@ -38,6 +38,8 @@ def evaluate(
     """
     from tokenturing.cli.common import Progress, display_names, load_recall_model, notes_of
     from tokenturing.evaluate.recall import evaluate as measure
+    from tokenturing.runtime import is_export
+    from tokenturing.runtime import load as load_export
 
     if not checkpoints:
         raise OptionError("evaluate needs a checkpoint: a folder, or a name such as recall-ttm")
@@ -46,7 +48,10 @@ def evaluate(
     seconds = parse_delays(delays)
     _use_threads(threads)
     names = display_names(checkpoints)
-    models = {name: load_recall_model(given) for name, given in zip(names, checkpoints, strict=True)}
+    models = {
+        name: load_export(given, threads=threads) if is_export(given) else load_recall_model(given)
+        for name, given in zip(names, checkpoints, strict=True)
+    }
     bank = held_out_voices(speech, [notes_of(model) for model in models.values()])
     with Progress("evaluating") as progress:
         found = measure(models, bank, seconds, rows=rows, seed=seed, report=progress.update)

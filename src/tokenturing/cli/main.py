@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenturing.errors import MissingExtraError, TokenTuringError
 
-COMMANDS = ("demo", "train", "evaluate", "stream", "export", "inspect")
+COMMANDS = ("demo", "train", "evaluate", "stream", "export", "bench", "inspect")
 DESCRIPTION = """Token Turing Machines: models that watch an endless stream of pictures and sound, keep what
 matters in a fixed set of memory tokens, and answer questions about it at any time.
 

@@ -42,13 +42,13 @@ def stream(
     last", "heard 1 last" (1 to 4), "heard before 7 was seen" (0 to 9), "how long ago seen".
 
     Args:
-        checkpoint: the model: a folder, or the name of a shipped one, such as recall-ttm.
+        checkpoint: the model: a folder, that of an export, or the name of a shipped one, such as recall-ttm.
         source: a file with pictures, sound or both, or "camera" (or "camera:1"; Ctrl-C ends it).
         ask: a question and the second at which to ask it, such as --ask "12.0 seen 2 last"
         every: ask one of five questions in turn every so many seconds; 0: never.
         jsonl: write everything to this file as well, one JSON object a line.
     """
-    from tokenturing.cli.common import load_recall_model, voices
+    from tokenturing.cli.common import load_runtime, voices
     from tokenturing.cli.watcher import Watcher
     from tokenturing.encoders.media import open_media
 
@@ -56,7 +56,7 @@ def stream(
     seconds = (0.0 if ask else EVERY) if every is None else every
     if seconds < 0:
         raise OptionError(f"--every {seconds:g}: expected seconds, or 0 for never")
-    model = load_recall_model(checkpoint)
+    model = load_runtime(checkpoint)
     with ExitStack() as stack:
         media = stack.enter_context(open_media(source))
         file = stack.enter_context(_open_lines(jsonl)) if jsonl else None

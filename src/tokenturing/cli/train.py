@@ -56,11 +56,17 @@ def _train_recall(recipe: "Recipe", folder: Path) -> None:
     from tokenturing.train.checkpoints import FILE
     from tokenturing.train.data import training_banks
     from tokenturing.train.loop import train as train_model
+    from tokenturing.train.parallel import Workers
 
-    if (folder / FILE).exists():
+    workers = Workers(recipe.train.rows)
+    if workers.first and (folder / FILE).exists():
         print(f"going on with the run in {folder}", flush=True)
-    with voices():
+    with workers.first_alone(), voices():
         training_banks(recipe)  # builds what is not in the cache, with a progress bar of its own
+    if not workers.first:
+        train_model(recipe, folder)
+        workers.close()
+        return
     try:
         with Progress(folder.name) as progress:
             model = train_model(
@@ -71,6 +77,7 @@ def _train_recall(recipe: "Recipe", folder: Path) -> None:
     except KeyboardInterrupt:
         print("the same command goes on from the last checkpoint", file=sys.stderr)
         raise
+    workers.close()
     _print_shares("validation accuracy", model_validation(folder))
     print(f"the model is in {folder / 'model'}: {_parameters(model.memory):,} parameters in its memory")
     print(f"next: tokenturing evaluate {folder}")

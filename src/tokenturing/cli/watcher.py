@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from tokenturing import state as states
 from tokenturing.encoders.media import MediaStep
 from tokenturing.encoders.sound import SpeechEmbedding
-from tokenturing.models.recall import SOUND_FEATURES, PerceivedInput, RecallModel
+from tokenturing.errors import OptionError
+from tokenturing.runtime import Runtime, take
 from tokenturing.tasks.questions import ANSWERS, NOTHING, QUESTIONS
-from tokenturing.tasks.scenes import SIZE
+
+INPUTS = ("frames", "sound", "question", "has_frame", "has_sound")
 
 SURE = 0.7
 """how sure the perception must be, two steps in a row, for a digit to count as noticed"""
@@ -47,7 +46,7 @@ class Noticing:
     present: int = NOTHING
     absent: int = 0
 
-    def advance(self, shares: Tensor) -> Notice | None:
+    def advance(self, shares: np.ndarray) -> Notice | None:
         """Shares [11] of a step -> the digit that came, if one did."""
         share, digit = (float(shares.max()), int(shares.argmax()))
         if share < SURE:
@@ -69,56 +68,61 @@ class Watcher:
     """Takes media step by step; questions are asked of a fork of the state, so that asking changes nothing.
 
     Args:
-        model: eyes, ears and memory.
+        model: eyes, ears and memory, exported or behind `tokenturing.export.eager`.
         hears: whether there is a sound track; only then the speech embedding is loaded.
+
+    Raises:
+        OptionError: the model is none of the recall task.
     """
 
-    def __init__(self, model: RecallModel, hears: bool):
-        self.model = model.eval()
+    def __init__(self, model: Runtime, hears: bool):
+        if set(model.inputs) != set(INPUTS):
+            raise OptionError(f"the model takes {', '.join(model.inputs)}: expected one of the recall task")
+        self.model = model
         self.embedding = SpeechEmbedding() if hears else None
         self.sound_state = self.embedding.initial_state() if self.embedding else None
         self.state = model.initial_state(1)
         self.before = self.state
-        self.perceived: PerceivedInput | None = None
+        self.inputs: dict[str, np.ndarray] = {}
         self.eyes, self.ears = Noticing("sees"), Noticing("hears")
 
-    @torch.no_grad()
     def take(self, step: MediaStep) -> list[Notice]:
         """Go on by one step -> what is noticed in it."""
-        frame = np.zeros((SIZE, SIZE), np.float32) if step.frame is None else step.frame
-        tokens = self.model.perception(
-            torch.from_numpy(frame).unsqueeze(0), torch.from_numpy(self._embed(step.sound)).unsqueeze(0)
-        )
-        seeing, hearing = step.frame is not None, step.sound is not None
-        self.perceived = PerceivedInput(
-            tokens, torch.tensor([-1]), torch.tensor([seeing]), torch.tensor([hearing])
-        )
+        present = {"frames": step.frame, "sound": self._embed(step.sound)}
+        self.inputs = {
+            name: self._absent(name) if array is None else array[None] for name, array in present.items()
+        }
+        self.inputs |= {
+            "question": np.array([-1]), "has_frame": np.array([step.frame is not None]),
+            "has_sound": np.array([step.sound is not None]),
+        }  # fmt: skip
         self.before = self.state
-        _, self.state = self.model.step(self.perceived, self.state)
-        return self._notice(tokens, seeing, hearing)
+        _, self.state, perceived = self.model.step_and_perceive(self.inputs, self.state)
+        seen = self.eyes.advance(perceived["seen"][0]) if step.frame is not None else None
+        heard = self.ears.advance(perceived["heard"][0]) if step.sound is not None else None
+        return [notice for notice in (seen, heard) if notice]
 
-    def _embed(self, samples: np.ndarray | None) -> np.ndarray:
+    def _absent(self, name: str) -> np.ndarray:
+        shape, dtype = self.model.inputs[name]
+        return np.zeros((1, *shape[1:]), dtype)  # type: ignore[arg-type]
+
+    def _embed(self, samples: np.ndarray | None) -> np.ndarray | None:
         if samples is None or self.embedding is None or self.sound_state is None:
-            return np.zeros(SOUND_FEATURES, np.float32)
+            return None
         vector, self.sound_state = self.embedding.step(samples, self.sound_state)
         return vector
 
-    def _notice(self, tokens: Tensor, seeing: bool, hearing: bool) -> list[Notice]:
-        seen, heard = (logits[0].softmax(-1) for logits in self.model.perception.classify(tokens))
-        found = [self.eyes.advance(seen) if seeing else None, self.ears.advance(heard) if hearing else None]
-        return [notice for notice in found if notice]
-
-    @torch.no_grad()
     def ask(self, questions: Sequence[str]) -> list[Answer]:
         """Questions asked at the step that was taken last, each alone."""
-        if self.perceived is None or not questions:
+        if not self.inputs or not questions:
             return []
         rows = [0] * len(questions)
-        asked = PerceivedInput(*(part[rows] for part in self.perceived))
-        asked = asked._replace(question=torch.tensor([QUESTIONS.index(question) for question in questions]))
-        logits, _ = self.model.step(asked, states.take(self.before, rows))
-        confidence, answer = logits.softmax(-1).max(-1)
+        asked = {name: array[rows] for name, array in self.inputs.items()}
+        asked["question"] = np.array([QUESTIONS.index(question) for question in questions])
+        logits, _ = self.model.step(asked, take(self.before, rows))
+        shares = np.exp(logits - logits.max(-1, keepdims=True))
+        shares /= shares.sum(-1, keepdims=True)
         return [
-            Answer(question, ANSWERS[int(index)], float(share))
-            for question, index, share in zip(questions, answer, confidence, strict=True)
+            Answer(question, ANSWERS[int(share.argmax())], float(share.max()))
+            for question, share in zip(questions, shares, strict=True)
         ]

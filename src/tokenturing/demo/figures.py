@@ -1,18 +1,22 @@
-"""The shipped models side by side: what they remember, what they cost."""
+"""All memories side by side: what the shipped ones remember, what all of them cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 from tokenturing.checkpoint import load, shipped
 from tokenturing.errors import TokenTuringError
 from tokenturing.evaluate.growth import Size, growth
 from tokenturing.evaluate.intervals import wilson
-from tokenturing.models.recall import INPUT_TOKENS, RecallModel
+from tokenturing.models.contract import RecurrentModel
+from tokenturing.models.recall import INPUT_TOKENS, RecallModel, build_memory
 from tokenturing.tasks.questions import STEP_SECONDS
+from tokenturing.train.recipe import load_recipe
 from tokenturing.viz.curves import Length, Share
 
+RECIPES = Path(__file__).parents[1] / "recipes"
 LENGTHS = (1.0, 10.0, 60.0, 600.0)
 """seconds of a stream after which cost and size are measured"""
 SEEN, HEARD = (tuple(f"{sense}-{k}" for k in range(1, 5)) for sense in ("seen", "heard"))
@@ -47,7 +51,7 @@ class Compared:
 
 
 def compare(first: RecallModel, first_name: str, lengths: Sequence[float] = LENGTHS) -> list[Compared]:
-    """The given model and all others that were shipped and can be loaded."""
+    """The given model, all others that were shipped and can be loaded, and the memories that only have a recipe."""
     models = {first_name: first}
     for name in shipped():
         if name.startswith("recall-") and name not in models:
@@ -58,7 +62,16 @@ def compare(first: RecallModel, first_name: str, lengths: Sequence[float] = LENG
             if isinstance(model, RecallModel):
                 models[name] = model
     classes = [type(model.memory).__name__ for model in models.values()]
-    return [_measure(_readable(name, model, classes), model, lengths) for name, model in models.items()]
+    found = [
+        _measure(_readable(name, model, classes), model.memory, getattr(model, "notes", None) or {}, lengths)
+        for name, model in models.items()
+    ]
+    for path in sorted(RECIPES.glob("recall-*.toml")):
+        recipe = load_recipe(path).model
+        if recipe.memory not in classes:  # what a step costs does not depend on the weights
+            memory = build_memory(recipe.memory, recipe.options)
+            found.append(_measure(NAMES.get(recipe.memory, recipe.memory), memory, {}, lengths))
+    return found
 
 
 def _readable(name: str, model: RecallModel, classes: Sequence[str]) -> str:
@@ -67,11 +80,10 @@ def _readable(name: str, model: RecallModel, classes: Sequence[str]) -> str:
     return name.removeprefix("recall-") if classes.count(kind) > 1 else NAMES.get(kind, kind)
 
 
-def _measure(name: str, model: RecallModel, lengths: Sequence[float]) -> Compared:
-    sizes = growth(model.memory, INPUT_TOKENS, [ceil(length / STEP_SECONDS) for length in lengths])
-    notes: dict[str, Any] = getattr(model, "notes", None) or {}
+def _measure(name: str, memory: RecurrentModel, notes: dict[str, Any], lengths: Sequence[float]) -> Compared:
+    sizes = growth(memory, INPUT_TOKENS, [ceil(length / STEP_SECONDS) for length in lengths])
     rows = [row for row in notes.get("figures", ()) if set(FIELDS) <= set(row)]
-    parameters = sum(parameter.numel() for parameter in model.memory.parameters())
+    parameters = sum(parameter.numel() for parameter in memory.parameters())
     grows = sizes[0].nbytes != sizes[-1].nbytes
     return Compared(name, parameters, rows, sizes, grows, notes)
 

@@ -152,8 +152,9 @@ def _share(row: dict | None) -> str:
 
 
 def _growth(compared: Sequence[Compared]) -> list[Section]:
+    first, last = (readable(compared[0].sizes[at].steps * STEP_SECONDS) for at in (0, -1))
     head = [
-        "model", "parameters", "cost at 1 s", "cost at 10 min", "state at 1 s", "state at 10 min", "trained in"
+        "model", "parameters", f"cost at {first}", f"cost at {last}", f"state at {first}", f"state at {last}", "trained in"
     ]  # fmt: skip
     rows = [
         [
@@ -170,7 +171,7 @@ def _growth(compared: Sequence[Compared]) -> list[Section]:
             "Multiply-adds of one step and bytes of state for one stream, measured after so much of it. Both axes "
             "are logarithmic: a flat line costs the same for ever.",
             growth_figure(by_length(compared), "growth") + table(head, rows),
-            "The memory alone; eyes and ears are the same for all.",
+            "The memory alone; eyes and ears are the same for all. Those without a time of training come without weights.",
         )
     ]
 
@@ -190,6 +191,6 @@ def _long(compared: Sequence[Compared]) -> list[Section]:
             long_figure(
                 steps, [row["median_ms"] for row in rows], [row["resident_mib"] for row in rows], "long"
             ),
-            "Measured when the model was made, by benchmarks/long_stream.py on one core.",
+            "Measured by benchmarks/long_stream.py on one core.",
         )
     ]

@@ -6,7 +6,7 @@ import torch
 from rich.console import Console
 
 from tokenturing.checkpoint import load
-from tokenturing.demo.figures import compare
+from tokenturing.demo.figures import LENGTHS, compare
 from tokenturing.demo.live_curve import learn_live
 from tokenturing.demo.minute import Minute, make_minute
 from tokenturing.demo.report import write_report
@@ -36,7 +36,7 @@ def run(out: Path, model_name: str, fast: bool, console: Console) -> Path:
     moments = show(minute, watch(model, minute), machine_of(model.memory).memory_tokens, speed, console)
     console.rule("3. The report")
     with console.status("measuring what each model costs, drawing"):
-        compared = compare(model, model_name)
+        compared = compare(model, model_name, LENGTHS[:-1] if fast else LENGTHS)
         report = out / "report.html"
         write_report(report, minute, Watched.of(moments), learned, compared)
         video = _write_video(out / "minute.mp4", minute)

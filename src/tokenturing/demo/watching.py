@@ -69,7 +69,7 @@ def _advance(model: RecallModel, tokens: Tensor, state: tuple, question: int) ->
 
 def _ask(model: RecallModel, tokens: Tensor, state: tuple, step: int, question: int, truth: int) -> Asked:
     y, _, _ = _advance(model, tokens, state, question)
-    confidence, answer = model.read_off(y)[0, 0].softmax(-1).max(-1)
+    confidence, answer = model.read_off(y, torch.tensor([question]))[0].softmax(-1).max(-1)
     return Asked(step, QUESTIONS[question], ANSWERS[int(answer)], ANSWERS[truth], float(confidence))
 
 

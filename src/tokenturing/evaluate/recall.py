@@ -15,6 +15,7 @@ from tokenturing import state as states
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.intervals import wilson
 from tokenturing.models.recall import PerceivedInput, Perception, RecallInput, RecallModel
+from tokenturing.runtime import Runtime, take
 from tokenturing.tasks.plans import Planner, RecallConfig, Spoken, Stream
 from tokenturing.tasks.questions import AGO, BOUND, DEPTH, HEARD, KINDS, NOTHING, STEP_SECONDS, Truth
 from tokenturing.tasks.render import Renderer
@@ -142,7 +143,7 @@ class Probe:
 
 @torch.no_grad()
 def evaluate(
-    models: Mapping[str, RecallModel],
+    models: Mapping[str, RecallModel | Runtime],
     bank: SpeechBank,
     delays: Sequence[float] = DELAYS,
     *,
@@ -154,7 +155,7 @@ def evaluate(
     """Accuracy of each model on the same held-out streams.
 
     Args:
-        models: by name; those that share a perception's weights share its work.
+        models: by name; those that share a perception's weights share its work. Exported ones run on ONNX Runtime.
         bank: voices that no model was trained on.
         delays: seconds between the end of the last event and the question.
         rows: streams; half of them end in a sighting, half in a spoken digit.
@@ -167,21 +168,24 @@ def evaluate(
     """
     probe = Probe(bank, rows, split, seed)
     due = {probe.end + steps: delay for steps, delay in zip(delay_steps(delays), delays, strict=True)}
-    runs = {name: Run(model.eval(), rows) for name, model in models.items()}
+    runs = {
+        name: ExportedRun(model, rows) if isinstance(model, Runtime) else ModelRun(model.eval(), rows)
+        for name, model in models.items()
+    }
     at, last = 0, max(due)
     for moment in sorted(due):
         while at < moment:
             steps = min(CHUNK, moment - at)
             seen = Perceived(probe.inputs(at, steps))
             for run in runs.values():
-                run.advance(seen.by(run.model))
+                run.advance(seen)
             at += steps
             if report:
                 report(at, last + 1)
         seen = Perceived(probe.inputs(at, 1))
         questions = probe.questions(at)
         for run in runs.values():
-            run.ask(seen.by(run.model), questions, due[moment])
+            run.ask(seen, questions, due[moment])
     return {name: run.rows() for name, run in runs.items()}
 
 
@@ -206,25 +210,27 @@ class Perceived:
 class Run:
     """One model on the streams of a probe."""
 
-    def __init__(self, model: RecallModel, rows: int):
-        self.model = model
-        self.state = model.initial_state(rows)
+    def __init__(self) -> None:
         self.right: dict[tuple[str, float], int] = {}
         self.count: dict[tuple[str, float], int] = {}
 
-    def advance(self, inputs: PerceivedInput) -> None:
+    def advance(self, seen: Perceived) -> None:
         """Go on with nothing asked."""
-        _, self.state = self.model(inputs, self.state)
+        raise NotImplementedError
+
+    def answer(self, seen: Perceived, rows: list[int], question: Tensor) -> Tensor:
+        """The answers of some rows to one question each, asked of a fork of their states at the first step."""
+        raise NotImplementedError
 
     def ask(
-        self, inputs: PerceivedInput, questions: list[tuple[int, list[int], Tensor, Tensor]], delay: float
+        self, seen: Perceived, questions: list[tuple[int, list[int], Tensor, Tensor]], delay: float
     ) -> None:
-        """Ask each question of a fork."""
+        """Ask each question."""
         for kind, rows, question, answers in questions:
-            here = PerceivedInput(*(part[rows, 0] for part in inputs))._replace(question=question)
-            logits, _ = self.model.step(here, states.take(self.state, rows))
             key = (KINDS[kind], delay)
-            self.right[key] = self.right.get(key, 0) + int((logits.argmax(-1) == answers).sum())
+            self.right[key] = self.right.get(key, 0) + int(
+                (self.answer(seen, rows, question) == answers).sum()
+            )
             self.count[key] = self.count.get(key, 0) + len(rows)
 
     def rows(self) -> list[Row]:
@@ -233,3 +239,39 @@ class Run:
             Row(kind, delay, right / self.count[kind, delay], *wilson(right, self.count[kind, delay]), self.count[kind, delay])
             for (kind, delay), right in self.right.items()
         ]  # fmt: skip
+
+
+class ModelRun(Run):
+    """A model as it was trained."""
+
+    def __init__(self, model: RecallModel, rows: int):
+        super().__init__()
+        self.model, self.state = model, model.initial_state(rows)
+
+    def advance(self, seen: Perceived) -> None:
+        _, self.state = self.model.remember(seen.by(self.model), self.state)
+
+    def answer(self, seen: Perceived, rows: list[int], question: Tensor) -> Tensor:
+        here = PerceivedInput(*(part[rows, 0] for part in seen.by(self.model)))._replace(question=question)
+        return self.model.step(here, states.take(self.state, rows))[0].argmax(-1)
+
+
+class ExportedRun(Run):
+    """A model as it was exported, eyes and ears included: one step at a time."""
+
+    def __init__(self, model: Runtime, rows: int):
+        super().__init__()
+        if set(model.inputs) != set(RecallInput._fields):
+            raise OptionError(
+                f"the exported model takes {list(model.inputs)}: expected one of the recall task"
+            )
+        self.model, self.state = model, model.initial_state(rows)
+
+    def advance(self, seen: Perceived) -> None:
+        for step in range(seen.inputs.frames.shape[1]):
+            _, self.state = self.model.step([part[:, step].numpy() for part in seen.inputs], self.state)
+
+    def answer(self, seen: Perceived, rows: list[int], question: Tensor) -> Tensor:
+        here = RecallInput(*(part[rows, 0] for part in seen.inputs))._replace(question=question)
+        logits, _ = self.model.step([part.numpy() for part in here], take(self.state, rows))
+        return torch.from_numpy(logits).argmax(-1)

@@ -1,9 +1,11 @@
 """Multi-head attention over tokens with a mask of the tokens that are absent."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenturing.errors import OptionError
+from tokenturing.layers.linear import Linear
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -11,14 +13,44 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
 
 
+ABSENT = -1e30
+"""a score that leaves no weight, and a finite gradient where all tokens have it"""
+FEW = 4096
+"""query tokens times tokens, up to which attention may be written out on a CPU"""
+
+
+def scaled_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention of heads [B, H, Q, D / H], with a mask bool [B, 1, 1, P] of what is there.
+
+    PyTorch's fused kernel, except for few tokens on a CPU in bfloat16, where its gradient takes twenty times as long as that of
+    the equations written down, or under a compiler, which can fuse nothing with it.
+    """
+    if not _written_out(query, key):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    if mask is None:
+        return scores.softmax(-1) @ value
+    weights = scores.masked_fill(~mask, ABSENT).softmax(-1)
+    return (weights * mask) @ value  # zeros, too, where nothing is there at all
+
+
+def _written_out(query: Tensor, key: Tensor) -> bool:
+    # An exported graph is for any number of tokens, so the number decides nothing there.
+    if torch.compiler.is_exporting() or query.device.type != "cpu":
+        return False
+    if not torch.compiler.is_compiling() and query.dtype != torch.bfloat16:
+        return False
+    return query.shape[-2] * key.shape[-2] <= FEW
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, heads: int) -> Tensor:
     """Scaled dot-product attention. query [B, Q, D], key and value [B, P, D], mask bool [B, P] -> [B, Q, D].
 
-    A row whose tokens are all absent gets zeros, not NaN (PyTorch's own safe softmax).
+    A row whose tokens are all absent gets zeros, not NaN.
     """
     q, k, v = split_heads(query, heads), split_heads(key, heads), split_heads(value, heads)
     bias = None if mask is None else mask[:, None, None, :]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    out = scaled_attention(q, k, v, bias)
     return out.transpose(-3, -2).flatten(-2)
 
 
@@ -37,9 +69,9 @@ class Attention(nn.Module):
                 f"width={width} cannot be split into heads={heads}: choose a divisor of the width"
             )
         self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key_value = Linear(width, 2 * width)
+        self.out = Linear(width, width)
 
     def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """queries [B, Q, D], tokens [B, P, D], mask bool [B, P] (false: absent) -> [B, Q, D]"""

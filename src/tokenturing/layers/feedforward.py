@@ -6,15 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenturing.layers.linear import Linear
+
 
 class FeedForward(nn.Sequential):
     """Dense, GELU, Dense on the last axis: [..., D] -> [..., out]."""
 
     def __init__(self, width: int, hidden: int, out: int | None = None, dropout: float = 0.0):
-        layers: list[nn.Module] = [nn.Linear(width, hidden), nn.GELU()]
+        layers: list[nn.Module] = [Linear(width, hidden), nn.GELU()]
         if dropout:
             layers.append(nn.Dropout(dropout))
-        layers.append(nn.Linear(hidden, out or width))
+        layers.append(Linear(hidden, out or width))
         super().__init__(*layers)
 
 

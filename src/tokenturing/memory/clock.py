@@ -8,10 +8,11 @@ Two clocks are added to a slot's token wherever it is read or asked to write:
   last" stays the third last however long nothing happens, which no function of log(age) can promise.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
+
+from tokenturing.layers.age import AGE_BINS, HORIZON, AgeScale, hat
+from tokenturing.layers.linear import Linear
 
 KINDS = 4
 """kinds of event that are counted apart"""
@@ -19,14 +20,6 @@ COUNTED = 8
 """counts are told apart up to this number"""
 SHARPNESS = 4.0
 """of the sigmoids that say whether a slot is of a kind: an event should count as one, not as a fraction"""
-AGE_BINS = 24
-HORIZON = 1024.0
-"""steps at which the age clock saturates, unless said: 82 s at 12.5 steps a second"""
-
-
-def hat(x: Tensor, grid: Tensor) -> Tensor:
-    """Linear interpolation weights of x [...] on an even grid [K] of spacing 1 -> [..., K]."""
-    return (1 - (x.unsqueeze(-1) - grid).abs()).relu()
 
 
 class SlotClock(nn.Module):
@@ -38,16 +31,14 @@ class SlotClock(nn.Module):
     """
 
     count_grid: Tensor
-    age_grid: Tensor
 
     def __init__(self, width: int, horizon: float = HORIZON):
         super().__init__()
-        self.horizon = horizon
-        self.kind = nn.Linear(width, KINDS)
-        self.features = nn.Linear(KINDS * (COUNTED + 1) + AGE_BINS, width, bias=False)
+        self.age_scale = AgeScale(horizon)
+        self.kind = Linear(width, KINDS)
+        self.features = Linear(KINDS * (COUNTED + 1) + AGE_BINS, width, bias=False)
         nn.init.normal_(self.features.weight, std=0.3)
         self.register_buffer("count_grid", torch.arange(COUNTED + 1.0), persistent=False)
-        self.register_buffer("age_grid", torch.arange(float(AGE_BINS)), persistent=False)
 
     def counts(self, memory: Tensor, age: Tensor) -> Tensor:
         """memory [B, M, D], age [B, M] in steps -> [B, M, kinds]: newer slots of each kind."""
@@ -57,8 +48,7 @@ class SlotClock(nn.Module):
     def forward(self, memory: Tensor, age: Tensor) -> Tensor:
         """memory [B, M, D], age [B, M] in steps -> [B, M, D] to be added to the slots' tokens."""
         counts = self.counts(memory, age).clamp(max=float(COUNTED))
-        log_age = torch.log1p(age.clamp(max=self.horizon)) * ((AGE_BINS - 1) / math.log1p(self.horizon))
         clocks = torch.cat(
-            [hat(counts, self.count_grid).flatten(-2), hat(log_age, self.age_grid).to(memory.dtype)], -1
+            [hat(counts, self.count_grid).flatten(-2), self.age_scale(age).to(memory.dtype)], dim=-1
         )
         return self.features(clocks)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tokenturing.errors import OptionError, choose
 from tokenturing.layers.feedforward import FeedForward
+from tokenturing.layers.linear import Linear
 
 
 class Encoded(NamedTuple):
@@ -98,9 +99,9 @@ class QuerySummarizer(Summarizer):
         self.heads = heads
         self.queries = nn.Parameter(torch.randn(tokens, width) / math.sqrt(width))
         self.norm = nn.LayerNorm(width)
-        self.key = nn.Linear(width, width)
-        self.values = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
+        self.key = Linear(width, width)
+        self.values = Linear(width, width)
+        self.out = Linear(width, width)
 
     def score(self, tokens: Tensor) -> Tensor:
         keys = self.key(self.norm(tokens)).unflatten(-1, (self.heads, -1))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tokenturing.errors import choose
 from tokenturing.layers.attention import attend
 from tokenturing.layers.feedforward import FeedForward
+from tokenturing.layers.linear import Linear
 from tokenturing.layers.positions import NoPositions, TokenPositions
 from tokenturing.memory.summarize import SUMMARIZERS, Encoded, build_summarizer
 
@@ -66,8 +67,8 @@ class EraseAddWrite(Write):
         super().__init__()
         self.slot_norm = nn.LayerNorm(width)
         self.output_norm = nn.LayerNorm(width)
-        self.key = nn.Linear(width, width)
-        self.heads = nn.Linear(width, 3 * width)
+        self.key = Linear(width, width)
+        self.heads = Linear(width, 3 * width)
 
     def forward(self, slots: Slots, prepared: Any, output: Tensor) -> tuple[Tensor, Tensor]:
         query, erase, add = self.heads(self.output_norm(output)).chunk(3, dim=-1)
@@ -100,8 +101,9 @@ CLOSED = -2.8
 OPEN_OLDEST = 4.0
 """what the gate of the oldest slot has more at the start, so that the memory begins as a queue of the last M steps and
 learns what not to write, in place of M copies of the present"""
-WRITTEN = 0.5
-"""the gate from which on a slot counts as written: its age begins anew"""
+WRITTEN = 0.75
+"""the gate from which on a slot counts as written: its age begins anew. Training makes small openings of young slots at each
+event, up to a half; if they counted, the order would be lost."""
 
 
 class _Charge(torch.autograd.Function):
@@ -121,7 +123,7 @@ class GatedWrite(Write):
     """An LSTM of tokens: each slot takes a candidate through a gate of its own that can be exactly 0.
 
     c_i = attention of slot i to [input || output], g_i = hardsigmoid(MLP([m_i, c_i])), m_i <- m_i + g_i (c_i - m_i), and
-    the age a_i <- 0 where g_i >= 1/2, else a_i + 1: a small opening changes no order. A slot whose gate is 0 is unchanged to
+    the age a_i <- 0 where g_i >= WRITTEN, else a_i + 1: a small opening changes no order. A slot whose gate is 0 is unchanged to
     the bit, so that silence costs nothing however long it lasts.
 
     In training each write may cost something, so that what is not worth writing is not written, and what is, once:
@@ -132,14 +134,14 @@ class GatedWrite(Write):
         self, width: int, heads: int, positions: TokenPositions | NoPositions, write_cost: float = 0.0
     ):
         super().__init__()
-        self.write_cost = write_cost
+        self.write_cost, self.written = write_cost, WRITTEN
         self.attention_heads = heads
         self.positions = positions
         self.slot_norm = nn.LayerNorm(width)
         self.token_norm = nn.LayerNorm(width)
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key_value = Linear(width, 2 * width)
+        self.out = Linear(width, width)
         self.gate = FeedForward(2 * width, 64, 1)
         nn.init.constant_(self.gate[-1].bias, CLOSED)  # type: ignore[arg-type]
         self.oldest = nn.Parameter(torch.tensor(OPEN_OLDEST))
@@ -151,7 +153,7 @@ class GatedWrite(Write):
     def forward(self, slots: Slots, prepared: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, Tensor]:
         candidate, gate = self.propose(slots, prepared, output)
         memory = slots.memory + gate * (candidate - slots.memory)
-        return memory, (slots.age + 1).masked_fill(gate.squeeze(-1) >= WRITTEN, 0.0)
+        return memory, (slots.age + 1).masked_fill(gate.squeeze(-1) >= self.written, 0.0)
 
     def propose(self, slots: Slots, prepared: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, Tensor]:
         """The candidate [B, M, D] and the gate [B, M, 1] of each slot."""

@@ -4,7 +4,7 @@ from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from tokenturing.layers.look_back import LookBack
+from tokenturing.layers.look_back import LookBack, Past
 from tokenturing.layers.positions import NoPositions, TokenPositions
 from tokenturing.memory.clock import SlotClock
 from tokenturing.memory.summarize import Encoded, Summarizer
@@ -21,12 +21,14 @@ class MachineState(NamedTuple):
 
 
 class LookingBackState(NamedTuple):
-    """The same of a machine that looks back at its inputs: K * N * D numbers more."""
+    """The same of a machine that looks back at its inputs: N * (K * D + 1) numbers more."""
 
     memory: Tensor
     age: Tensor
     recent: Tensor
     """[B, K, N, D], the last inputs"""
+    quiet: Tensor
+    """[B, N] float32, steps for which each input place has held the same token"""
 
 
 class PreparedInput(NamedTuple):
@@ -48,7 +50,7 @@ class Cell(nn.Module):
         write: what makes the next memory.
         positions: added before the read; the write has its own.
         clock: adds each slot's age and order, or None.
-        look_back: adds what the last inputs say of this one, or None.
+        look_back: adds what the past of each input place says of this input, or None.
     """
 
     def __init__(
@@ -68,10 +70,10 @@ class Cell(nn.Module):
         self.clock = clock
         self.look_back = look_back
 
-    def prepare(self, x: Tensor, mask: Tensor | None, before: Tensor | None = None) -> PreparedInput:
-        """What needs only the inputs [..., N, D] and those before them [..., K, N, D], for all steps at once."""
+    def prepare(self, x: Tensor, mask: Tensor | None, past: Past | None = None) -> PreparedInput:
+        """What needs only the inputs [..., N, D] and their past, for all steps at once."""
         if self.look_back is not None:
-            x = self.look_back(x, before)
+            x = self.look_back(x, past)
         return PreparedInput(self.read.encode(self.positions.input(x), mask), self.write.prepare(x, mask))
 
     def slots(self, state: MachineState | LookingBackState) -> Slots:
@@ -87,4 +89,5 @@ class Cell(nn.Module):
         z = self.read.combine([self.read.encode(slots.tokens), prepared.read])
         output = self.processor(z)
         memory, age = self.write(slots, prepared.write, output)
-        return output, state._replace(memory=memory, age=age)
+        # Under autocast a memory made anew comes in a smaller type; a state keeps the types it began with.
+        return output, state._replace(memory=memory.to(state.memory.dtype), age=age)

@@ -8,7 +8,7 @@ from torch import Tensor
 from tokenturing import state as states
 from tokenturing.errors import OptionError, ShapeError
 from tokenturing.hub import HubMixin
-from tokenturing.layers.look_back import windows
+from tokenturing.layers.look_back import Past, look_back
 from tokenturing.models.scan import scan
 
 
@@ -16,14 +16,16 @@ class RecurrentModel(HubMixin):
     """A sequence model whose state is a value.
 
     Subclasses give `initial_state` and `advance`, and may give `prepare`. They set `width` (D), `output_tokens` (R)
-    and, where it is fixed, `input_tokens` (N). One with a `look_back` of K steps has a state with a leaf `recent`
-    [B, K, N, D], which is kept for it, and gives `prepare_after` in place of `prepare`.
+    and, where it is fixed, `input_tokens` (N). One with a `look_back` of K steps has a state with the leaves of `Past`,
+    `recent` [B, K, N, D] and `quiet` [B, N], which are kept for it, and gives `prepare_after` in place of `prepare`.
     """
 
     width: int
     output_tokens: int
     input_tokens: int | None = None
     look_back: int = 0
+    never: float = 0.0
+    """what the clock of an input place shows before its first step, where there is a look back"""
 
     def initial_state(self, batch_size: int) -> Any:
         """The state of `batch_size` rows before their first step: a NamedTuple of batch-first tensors."""
@@ -36,8 +38,8 @@ class RecurrentModel(HubMixin):
         """
         return (x,) if token_mask is None else (x, token_mask)
 
-    def prepare_after(self, before: Tensor, x: Tensor, token_mask: Tensor | None) -> Any:
-        """`prepare` of a model that looks back: before [..., K, N, D], the inputs before each step, oldest first."""
+    def prepare_after(self, past: Past, x: Tensor, token_mask: Tensor | None) -> Any:
+        """`prepare` of a model that looks back, with what is known of the past at each step."""
         raise NotImplementedError
 
     def advance(self, prepared: Any, state: Any) -> tuple[Tensor, Any]:
@@ -63,8 +65,9 @@ class RecurrentModel(HubMixin):
         x = _without_absent(x, token_mask)
         if not self.look_back:
             return self.prepare(x, token_mask), state
-        before, recent = windows(state.recent, x.unsqueeze(1), None, None)
-        return self.prepare_after(before.squeeze(1), x, token_mask), state._replace(recent=recent)
+        past, after = look_back(Past(state.recent, state.quiet), self.never, x.unsqueeze(1), None, None)
+        here = Past(*(part.squeeze(1) for part in past))
+        return self.prepare_after(here, x, token_mask), state._replace(**after._asdict())
 
     def forward(
         self,

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from tokenturing.errors import OptionError, choose
-from tokenturing.layers.look_back import LookBack
+from tokenturing.layers.age import HORIZON
+from tokenturing.layers.look_back import LookBack, Past
 from tokenturing.layers.positions import SCALE, NoPositions, TokenPositions
-from tokenturing.memory.clock import HORIZON, SlotClock
+from tokenturing.memory.clock import SlotClock
 from tokenturing.memory.summarize import build_summarizer
 from tokenturing.memory.write import build_write
 from tokenturing.models.cell import Cell, LookingBackState, MachineState
@@ -33,8 +34,10 @@ class TokenTuringMachine(RecurrentModel):
         positions: add learned positions to slots, kinds of token and input places.
         hidden: width of the processor's MLP; None: 4 D.
         dropout: inside the processor.
-        look_back: K, how many of the last inputs each input is seen with; it needs `input_tokens`.
-        horizon: steps at which the slots' age saturates (write "gated"); streams to train on should be longer.
+        look_back: K, how many of the last inputs each input is seen with, and how long its place has held the same; it needs
+            `input_tokens`.
+        horizon: steps at which ages saturate (of the slots with write "gated", of the inputs with a look back); streams to
+            train on should be longer.
         write_cost: what a write costs in training (write "gated"): this times the gates, summed over slots and steps and
             averaged over rows, is added to the loss's gradient.
 
@@ -76,7 +79,7 @@ class TokenTuringMachine(RecurrentModel):
             raise OptionError(
                 f"look_back={look_back} with input_tokens={input_tokens}: expected a number of steps, and how many tokens come in"
             )
-        self.look_back = look_back
+        self.look_back, self.never = look_back, horizon
 
         def token_positions(kinds: int) -> TokenPositions | NoPositions:
             return TokenPositions(width, memory_tokens, input_tokens, kinds) if positions else NoPositions()
@@ -90,7 +93,7 @@ class TokenTuringMachine(RecurrentModel):
             write=build_write(write, width, memory_tokens, heads, token_positions(3), write_cost),
             positions=token_positions(2),
             clock=SlotClock(width, horizon) if write == "gated" else None,
-            look_back=LookBack(width, look_back) if look_back else None,
+            look_back=LookBack(width, look_back, horizon) if look_back else None,
         )  # fmt: skip
         start = torch.randn(memory_tokens, width) * SCALE if initial_memory == "learned" else torch.zeros(0)
         self.initial_memory = nn.Parameter(start) if initial_memory == "learned" else None
@@ -109,14 +112,15 @@ class TokenTuringMachine(RecurrentModel):
             return MachineState(*rows)
         assert self.input_tokens is not None
         return LookingBackState(
-            *rows, like.new_zeros(batch_size, self.look_back, self.input_tokens, self.width)
-        )
+            *rows, like.new_zeros(batch_size, self.look_back, self.input_tokens, self.width),
+            age.new_full((batch_size, self.input_tokens), self.never),
+        )  # fmt: skip
 
     def prepare(self, x: Tensor, token_mask: Tensor | None) -> Any:
         return self.cell.prepare(x, token_mask)
 
-    def prepare_after(self, before: Tensor, x: Tensor, token_mask: Tensor | None) -> Any:
-        return self.cell.prepare(x, token_mask, before)
+    def prepare_after(self, past: Past, x: Tensor, token_mask: Tensor | None) -> Any:
+        return self.cell.prepare(x, token_mask, past)
 
     def advance(self, prepared: Any, state: Any) -> tuple[Tensor, Any]:
         return self.cell(prepared, state)

@@ -10,6 +10,7 @@ from tokenturing.encoders.frames import FrameEncoder
 from tokenturing.encoders.questions import QuestionEncoder
 from tokenturing.errors import OptionError, closest
 from tokenturing.hub import HubMixin
+from tokenturing.models.answer import AnswerHead
 from tokenturing.models.contract import RecurrentModel
 from tokenturing.models.machine import TokenTuringMachine
 
@@ -122,7 +123,7 @@ class RecallModel(HubMixin):
         self.adapt = nn.Linear(perception, width)
         self.question = QuestionEncoder(questions, width)
         self.facts, self.answers = facts, answers
-        self.answer = nn.Linear(self.memory.output_tokens * width, answers)
+        self.answer = AnswerHead(width, answers)
         self.fact = nn.Linear(self.memory.output_tokens * width, answers * facts) if facts else None
 
     def train(self, mode: bool = True) -> "RecallModel":
@@ -155,24 +156,40 @@ class RecallModel(HubMixin):
         """One step [B, ...] -> logits of the answer [B, C] and the next state."""
         tokens, mask = self.tokens(inputs)
         y, state = self.memory.step(tokens, state, token_mask=mask)
-        return self.answer(y.flatten(-2)), state
+        return self.read_off(y, inputs.question), state
 
     def forward(
         self, inputs: RecallInput | PerceivedInput, state: Any = None, reset: Tensor | None = None, active: Tensor | None = None,
         **options: Any,
     ) -> tuple[Tensor, Any]:  # fmt: skip
-        """T steps -> logits [B, T, 1 + facts, C] (the answer's first) and the state; options as in RecurrentModel."""
-        tokens, mask = self.tokens(inputs)
-        y, state = self.memory(tokens, state, reset, active, mask, **options)
-        return self.read_off(y), state
+        """T steps -> logits of the answers [B, T, C] and the state; options as in RecurrentModel.
 
-    def read_off(self, y: Tensor) -> Tensor:
-        """Output tokens [..., R, D] -> logits [..., 1 + facts, C], the answer's first."""
-        y = y.flatten(-2)
-        answer = self.answer(y).unsqueeze(-2)
-        if self.fact is None:
-            return answer
-        return torch.cat([answer, self.fact(y).unflatten(-1, (self.facts, self.answers))], dim=-2)
+        Where nothing is asked the logits mean nothing.
+        """
+        y, state = self.remember(inputs, state, reset, active, **options)
+        return self.read_off(y, inputs.question), state
+
+    def remember(
+        self, inputs: RecallInput | PerceivedInput, state: Any = None, reset: Tensor | None = None, active: Tensor | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Any]:  # fmt: skip
+        """T steps -> the memory's output tokens y [B, T, R, D], of which any question can be asked, and the state."""
+        tokens, mask = self.tokens(inputs)
+        return self.memory(tokens, state, reset, active, mask, **options)
+
+    def read_off(self, y: Tensor, question: Tensor) -> Tensor:
+        """Output tokens [..., R, D] and one question each, int64 [...] (-1: none) -> logits [..., C]."""
+        return self.answer(y, self.question(question)[0]).squeeze(-2)
+
+    def every_answer(self, y: Tensor) -> Tensor:
+        """Output tokens [..., R, D] -> logits [..., questions, C]."""
+        table = self.question.table.weight
+        return self.answer(y, table.expand(*y.shape[:-2], *table.shape))
+
+    def every_fact(self, y: Tensor) -> Tensor:
+        """Output tokens [..., R, D] -> logits [..., facts, C]."""
+        assert self.fact is not None
+        return self.fact(y.flatten(-2)).unflatten(-1, (self.facts, self.answers))
 
     def without_facts(self) -> "RecallModel":
         """The same model without the head that only training needs."""

@@ -1,5 +1,6 @@
 """The only loop over time: resets, inactive rows, truncated and recomputed gradients, for every model."""
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -7,7 +8,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tokenturing import state as states
-from tokenturing.layers.look_back import windows
+from tokenturing.layers.linear import steps_together
+from tokenturing.layers.look_back import Past, look_back
 
 if TYPE_CHECKING:
     from tokenturing.models.contract import RecurrentModel
@@ -54,33 +56,35 @@ def _segment(
     active: Tensor | None,
 ) -> tuple[Tensor, Any]:
     if model.look_back:
-        before, recent = windows(state.recent, x, reset, active)
-        prepared = model.prepare_after(before, x, token_mask)
+        past, after = look_back(Past(state.recent, state.quiet), model.never, x, reset, active)
+        prepared = model.prepare_after(past, x, token_mask)
     else:
         prepared = model.prepare(x, token_mask)
     fresh = model.initial_state(x.shape[0]) if reset is not None else None
     outputs = []
-    for t, at_t in enumerate(_unbind(prepared, x.shape[1])):
-        if reset is not None:
-            state = states.merge(reset[:, t], fresh, state)
-        y, following = model.advance(at_t, state)
-        if active is not None:
-            following = states.merge(active[:, t], following, state)
-            y = torch.where(active[:, t, None, None], y, 0.0)
-        state = following
-        outputs.append(y)
+    with nullcontext() if torch.compiler.is_compiling() else steps_together(x.shape[1]):
+        for t, at_t in enumerate(_unbind(prepared, x.shape[1])):
+            if reset is not None:
+                state = states.merge(reset[:, t], fresh, state)
+            y, following = model.advance(at_t, state)
+            if active is not None:
+                following = states.merge(active[:, t], following, state)
+                y = torch.where(active[:, t, None, None], y, 0.0)
+            state = following
+            outputs.append(y)
     if model.look_back:
-        state = state._replace(recent=recent)
+        state = state._replace(**after._asdict())
     return torch.stack(outputs, dim=1), state
 
 
 def _unbind(prepared: Any, steps: int) -> list[Any]:
     """A (nested) tuple of tensors [B, T, ...] -> T such tuples of tensors [B, ...].
 
-    One unbind a tensor, not a slice a step: the gradient then is one stack, not T tensors full of zeros.
+    One unbind a tensor, not a slice a step: the gradient then is one stack, not T tensors full of zeros. Steps come
+    first in memory, so that a step looks the same in streams of any length and is compiled once.
     """
     if isinstance(prepared, Tensor):
-        return list(prepared.unbind(1))
+        return list(prepared.transpose(0, 1).contiguous().unbind(0))
     parts = [_unbind(part, steps) for part in prepared]
     return [
         type(prepared)(*(part[t] for part in parts)) if hasattr(prepared, "_fields")

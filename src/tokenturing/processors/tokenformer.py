@@ -1,10 +1,9 @@
 """A TokenFormer over the read tokens: every linear layer is attention to parameter tokens (arXiv 2410.23168)."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenturing.errors import OptionError
-from tokenturing.layers.attention import split_heads
+from tokenturing.layers.attention import scaled_attention, split_heads
 from tokenturing.layers.feedforward import Pattention
 
 
@@ -30,7 +29,7 @@ class TokenFormerBlock(nn.Module):
         """[B, R, D] -> [B, R, D]"""
         normed = self.attention_norm(x)
         query, key, value = (split_heads(p(normed), self.heads) for p in (self.query, self.key, self.value))
-        mixed = F.scaled_dot_product_attention(query, key, value).transpose(-3, -2).flatten(-2)
+        mixed = scaled_attention(query, key, value).transpose(-3, -2).flatten(-2)
         x = x + self.out(mixed)
         return x + self.feedforward(self.feedforward_norm(x))
 

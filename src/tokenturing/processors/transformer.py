@@ -1,11 +1,11 @@
 """A pre-norm Transformer over the read tokens."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenturing.errors import OptionError
-from tokenturing.layers.attention import split_heads
+from tokenturing.layers.attention import scaled_attention, split_heads
 from tokenturing.layers.feedforward import FeedForward
+from tokenturing.layers.linear import Linear
 
 
 class SelfAttention(nn.Module):
@@ -18,15 +18,15 @@ class SelfAttention(nn.Module):
                 f"width={width} cannot be split into heads={heads}: choose a divisor of the width"
             )
         self.heads = heads
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.query_key_value = Linear(width, 3 * width)
+        self.out = Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         query, key, value = (
             split_heads(part, self.heads) for part in self.query_key_value(x).chunk(3, dim=-1)
         )
         bias = None if mask is None else mask[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        mixed = scaled_attention(query, key, value, bias)
         return self.out(mixed.transpose(-3, -2).flatten(-2))
 
 

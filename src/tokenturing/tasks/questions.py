@@ -8,6 +8,8 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 STEP_SECONDS = 0.08
 DEPTH = 4
@@ -16,6 +18,8 @@ AGO_BORDERS = (1.0, 4.0, 16.0, 64.0)
 """seconds; "how long ago" is answered by the class between two borders"""
 
 NOTHING = 10
+UNASKED = -1
+"""in place of an answer: the question is not to be asked now"""
 ANSWERS = [
     *(str(d) for d in range(10)), "nothing yet",
     "under 1 s", "1 to 4 s", "4 to 16 s", "16 to 64 s", "over 64 s",
@@ -131,3 +135,18 @@ class Truth:
         digit = recent if recent != NOTHING and rng.random() < 0.85 else int(rng.integers(10))
         answer = self.bound(digit)
         return (BOUND + digit, answer) if answer is not None else self.draw_question(rng)
+
+
+def all_answers(facts: Tensor) -> Tensor:
+    """Facts int64 [..., FACTS] -> the answer to each question [..., questions], or UNASKED.
+
+    What was heard when x was seen is UNASKED too where x was never seen, after DEPTH sightings or more: the facts do not
+    tell that from a sighting too long ago.
+    """
+    seen, bound = facts[..., :DEPTH], facts[..., 2 * DEPTH : 3 * DEPTH]
+    fewer = (seen == NOTHING).any(-1, keepdim=True)
+    found = torch.where(fewer, NOTHING, UNASKED).expand(*fewer.shape[:-1], 10)
+    digits = torch.arange(10)
+    for k in reversed(range(DEPTH)):
+        found = torch.where(seen[..., k, None] == digits, bound[..., k, None], found)
+    return torch.cat([facts[..., : 2 * DEPTH], found, facts[..., -1:]], dim=-1)

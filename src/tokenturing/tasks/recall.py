@@ -4,7 +4,7 @@
 number of the stream), so the iterator's own state is two integers a row, and a run that was killed goes on the same.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -37,6 +37,10 @@ class Batch:
     """bool [B, T], true at the first step of a stream"""
     visible: Tensor
     """[B, T] the digit in the frame, NOTHING where there is none"""
+
+    def take(self, rows: slice) -> "Batch":
+        """Some of the streams."""
+        return Batch(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 class RecallStreams:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tokenturing.encoders.sound import EMBEDDING_WIDTH, SAMPLE_RATE, STEP_SAMPLES, SpeechEmbedding
+from tokenturing.files import cache_folder
 from tokenturing.tasks.clips import LEAD_STEPS, PEAK_LEVELS, SIGNAL_TO_NOISE, TAIL_STEPS, Clip, clips_of
 from tokenturing.tasks.noise import BACKGROUNDS, NOISE_LEVELS, background_noise
 from tokenturing.tasks.synthesis import voices
@@ -186,7 +187,7 @@ def cached_bank(
     With a `folder`, its `speakers` (all, if none are named) are the bank's, and `split` only names it. Banks
     lie in $TOKENTURING_CACHE, or else ~/.cache/tokenturing, under a hash of all that they depend on.
     """
-    path = _cache_folder() / f"speech-{split}-{_fingerprint(split, folder, speakers, seed)}.npz"
+    path = cache_folder() / f"speech-{split}-{_fingerprint(split, folder, speakers, seed)}.npz"
     if path.exists():
         return SpeechBank.load(path)
     if folder is None:
@@ -206,10 +207,6 @@ def _of_speakers(
     if unknown:
         raise ValueError(f"{folder} has no speaker {', '.join(unknown)}: its speakers are {', '.join(known)}")
     return [word for word in words if names is None or word.speaker in names]
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("TOKENTURING_CACHE") or Path.home() / ".cache" / "tokenturing")
 
 
 def _fingerprint(

@@ -36,8 +36,18 @@ class TrainRecipe:
     clip: float = 1.0
     """largest norm of the gradient"""
     facts: float = 0.5
-    """weight of the loss that reads all facts off the memory at every step"""
+    """weight of the loss that reads all facts off the output at every step"""
+    every: float = 0.5
+    """weight of the loss of the answers to every question, asked or not"""
+    early_writes: int = 0
+    """updates during which a slot counts as written from a gate of a half on: order is learned sooner, and lost again later"""
+    late_clock: int = 0
+    """updates during which the clocks of the inputs are not read (`LookBack.heeds_clock`)"""
     seed: int = 0
+    precision: str = "float32"
+    """of matrix products: "float32", or "bfloat16" (autocast); weights, state and optimiser are in float32 always"""
+    compile: bool = False
+    """whether torch.compile makes one step of the machine first, in half a minute or so, however long the streams are"""
     threads: int = 1
     """cores; results are the same to the bit only for the same number"""
     evaluate_every: int = 200

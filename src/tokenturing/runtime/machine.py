@@ -1,12 +1,4 @@
-"""Exported models on ONNX Runtime: the same `step(x, state)`, numpy in and out, without torch.
-
-    machine = tokenturing.runtime.load("exported")
-    state = machine.initial_state(batch_size)
-    y, state = machine.step(x, state)
-
-A folder that `tokenturing export` wrote has `model.onnx` (the graph of one step, its state among inputs and outputs),
-`initial_state.safetensors` and `runtime.json` (names, shapes and types, and which model it was made of).
-"""
+"""An exported model and its state as a value."""
 
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
@@ -15,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from tokenturing.errors import CheckpointError, MissingExtraError, ShapeError
+from tokenturing.errors import CheckpointError, ShapeError
 from tokenturing.files import read_json
+from tokenturing.runtime.engines import Array, Engine, open_engine
 
 FORMAT_VERSION = 1
 GRAPH, INITIAL, DESCRIPTION = "model.onnx", "initial_state.safetensors", "runtime.json"
 MASK = "token_mask"
-Array = np.ndarray[Any, Any]
 
 
 def load(folder: str | Path, *, threads: int | None = None) -> "Runtime":
@@ -33,48 +25,43 @@ def load(folder: str | Path, *, threads: int | None = None) -> "Runtime":
 
     Raises:
         CheckpointError: the folder is missing or its files are corrupted, foreign or of a newer version.
-        MissingExtraError: onnxruntime is not installed.
+        MissingExtraError: onnxruntime (for bf16: openvino) is not installed.
     """
-    return Runtime(Path(folder), threads)
+    folder = Path(folder)
+    description = _described(folder)
+    initial = _initial_state(folder / INITIAL, list(description["state"]))
+    engine = open_engine(folder / GRAPH, description.get("precision", ""), threads)
+    if set(engine.inputs) - {*initial, *(part["name"] for part in description["inputs"])}:
+        raise CheckpointError(f"{folder / GRAPH} and {DESCRIPTION} are of different exports: export again")
+    return Runtime(description, initial, engine)
+
+
+def is_export(folder: str | Path) -> bool:
+    """Whether a folder is one that `tokenturing export` wrote."""
+    return (Path(folder) / DESCRIPTION).is_file()
 
 
 class Runtime:
     """One step of an exported model. It holds no stream: the state is a value that goes in and comes out.
 
     Attributes:
-        description: the content of runtime.json.
+        description: the content of runtime.json, or of one that `tokenturing.export.eager` made up.
+        notes: what was noted when the model was saved, such as the speakers it was trained on.
         inputs: for each input its shape [B, ...] ("B" and other names stand for any number) and type.
     """
 
-    def __init__(self, folder: Path, threads: int | None = None):
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingExtraError("onnxruntime", "runtime") from error
-        self.description = _described(folder)
+    def __init__(self, description: Mapping[str, Any], initial: Mapping[str, Array], engine: Engine):
+        self.description = description
+        self.notes: dict[str, Any] = description.get("notes", {})
         self.inputs: dict[str, tuple[tuple[int | str, ...], np.dtype[Any]]] = {
-            part["name"]: (tuple(part["shape"]), np.dtype(part["dtype"]))
-            for part in self.description["inputs"]
+            part["name"]: (tuple(part["shape"]), np.dtype(part["dtype"])) for part in description["inputs"]
         }
-        self._leaves: list[str] = list(self.description["state"])
-        self._initial = _initial_state(folder / INITIAL, self._leaves)
+        self._leaves: list[str] = list(description["state"])
+        self._perceived: list[str] = list(description.get("perceived", []))
+        self._initial = [initial[name] for name in self._leaves]
         self._state = namedtuple("State", [name.replace(".", "_") for name in self._leaves])  # type: ignore[misc]
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(folder / GRAPH), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime has no base class of its own for what a broken file raises
-            raise CheckpointError(
-                f"{folder / GRAPH} cannot be read ({str(error).splitlines()[0]}): export the model again"
-            ) from error
-        self._used = [part.name for part in self._session.get_inputs()]
-        if set(self._used) - {*self.inputs, *self._leaves}:
-            raise CheckpointError(
-                f"{folder / GRAPH} and {DESCRIPTION} are of different exports: export again"
-            )
+        self._grows = bool(description.get("grows"))
+        self._engine = engine
 
     def initial_state(self, batch_size: int) -> Any:
         """The state of `batch_size` rows before their first step: a NamedTuple of arrays [B, ...]."""
@@ -105,19 +92,33 @@ class Runtime:
         Raises:
             ShapeError: an array has another shape or type than the model's.
         """
+        y, state, _ = self.step_and_perceive(x, state, token_mask=token_mask)
+        return y, state
+
+    def step_and_perceive(
+        self, x: Array | Mapping[str, Array] | Sequence[Array], state: Any, *, token_mask: Array | None = None
+    ) -> tuple[Array, Any, dict[str, Array]]:
+        """The same, and what the model's eyes and ears make of this very step.
+
+        Returns:
+            y [B, ...], the next state, and arrays [B, ...] by name: of a model of the recall task the shares [B, 11] of the ten
+            digits and of none, "seen" and "heard"; of other models nothing.
+        """
         feed = self._inputs(x, token_mask)
         rows = {len(array) for array in feed.values()}
         if not isinstance(state, tuple) or len(state) != len(self._leaves):
             raise ShapeError("state: expected what initial_state() or a step of this model returned")
         for name, leaf, first in zip(self._leaves, state, self._initial, strict=True):
-            if leaf.shape[1:] != first.shape[1:] or leaf.dtype != first.dtype or {len(leaf)} != rows:
+            fits = leaf.shape[1:] == first.shape[1:] or self._grows
+            if not fits or leaf.dtype != first.dtype or {len(leaf)} != rows:
                 raise ShapeError(
                     f"state: {name} has shape {list(leaf.shape)} and type {leaf.dtype}: expected "
                     f"[B, {', '.join(map(str, first.shape[1:]))}] and {first.dtype} with the same B as the inputs, {sorted(rows)}"
                 )
             feed[name] = leaf
-        y, *following = self._session.run(None, {name: feed[name] for name in self._used})
-        return y, self._state(*following)
+        y, *others = self._engine.run(feed)
+        following, perceived = others[: len(self._leaves)], others[len(self._leaves) :]
+        return y, self._state(*following), dict(zip(self._perceived, perceived, strict=True))
 
     def _inputs(self, x: Any, token_mask: Array | None) -> dict[str, Array]:
         names = [name for name in self.inputs if name != MASK]
@@ -179,7 +180,7 @@ def _described(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _initial_state(file: Path, leaves: list[str]) -> list[Array]:
+def _initial_state(file: Path, leaves: list[str]) -> dict[str, Array]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -191,4 +192,4 @@ def _initial_state(file: Path, leaves: list[str]) -> list[Array]:
         raise CheckpointError(
             f"{file} has the leaves {sorted(found)}: expected {leaves}; export the model again"
         )
-    return [found[name] for name in leaves]
+    return found

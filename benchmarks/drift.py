@@ -1,0 +1,98 @@
+"""How far exported models drift from the float32 model of PyTorch on one long stream of the recall task.
+
+    python benchmarks/drift.py [CHECKPOINT] [--steps 100000] [--json FILE]
+
+One row, digits seen and heard among background as in the task, never reset. At each power of ten: the largest difference of the
+logits since the last one, in parts of the largest logit, and how often the answers to all questions, asked at every hundredth
+step, were the same.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import tokenturing as tt
+from tokenturing.export import eager, export_onnx
+from tokenturing.runtime import take
+from tokenturing.tasks.plans import RecallConfig
+from tokenturing.tasks.questions import QUESTIONS
+from tokenturing.tasks.recall import RecallStreams
+from tokenturing.tasks.speech import cached_bank
+
+PRECISIONS = ("float32", "int8", "bf16")
+ASK_EVERY = 100
+CHUNK = 250
+
+
+def steps_of_the_task() -> Iterator[dict[str, np.ndarray]]:
+    """Inputs of one row, step after step, nothing asked; streams follow one another without a reset."""
+    streams = RecallStreams(
+        1, CHUNK, cached_bank("test"), RecallConfig(split="test", without_modality=0.0), seed=7
+    )
+    for batch in streams:
+        for t in range(CHUNK):
+            yield {
+                "frames": batch.frames[:, t].numpy(), "sound": batch.sound[:, t].numpy(), "question": np.array([-1]),
+                "has_frame": batch.has_frame[:, t].numpy(), "has_sound": batch.has_sound[:, t].numpy(),
+            }  # fmt: skip
+
+
+def ask(model: Any, inputs: dict[str, np.ndarray], state: Any) -> np.ndarray:
+    """Logits [questions, C] of all questions, asked of a fork."""
+    rows = [0] * len(QUESTIONS)
+    asked = {name: array[rows] for name, array in inputs.items()} | {"question": np.arange(len(QUESTIONS))}
+    return model.step(asked, take(state, rows))[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", nargs="?", default="recall-ttm")
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--json", help="write the figures here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    model = tt.load(arguments.checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        machines = {"eager": eager(model)} | {
+            name: tt.runtime.load(export_onnx(model, Path(folder) / name, precision=name), threads=1)
+            for name in PRECISIONS
+        }
+    states = {name: machine.initial_state(1) for name, machine in machines.items()}
+    worst, same, asked = dict.fromkeys(PRECISIONS, 0.0), dict.fromkeys(PRECISIONS, 0), 0
+    rows: list[dict[str, Any]] = []
+    for step, inputs in zip(range(1, arguments.steps + 1), steps_of_the_task(), strict=False):
+        if step % ASK_EVERY == 0:
+            logits = {name: ask(machine, inputs, states[name]) for name, machine in machines.items()}
+            wanted = logits["eager"]
+            asked += len(QUESTIONS)
+            for name in PRECISIONS:
+                worst[name] = max(
+                    worst[name], float(np.abs(logits[name] - wanted).max() / np.abs(wanted).max())
+                )
+                same[name] += int((logits[name].argmax(-1) == wanted.argmax(-1)).sum())
+        for name, machine in machines.items():
+            _, states[name] = machine.step(inputs, states[name])
+        if step == arguments.steps or (step >= ASK_EVERY and np.log10(step).is_integer()):
+            for name in PRECISIONS:
+                row = {"precision": name, "steps": step, "largest": worst[name], "same": same[name] / asked}
+                rows.append(row | {"asked": asked})
+                print(
+                    "{steps:7} steps  {precision:8} largest difference {largest:.1e}, same answers {same:.4f}".format(
+                        **row
+                    )
+                )
+            worst, same, asked = dict.fromkeys(PRECISIONS, 0.0), dict.fromkeys(PRECISIONS, 0), 0
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m tokenturing` is `tokenturing`; torchrun needs it so."""
+
+from tokenturing.cli.main import main
+
+main()
