@@ -20,10 +20,10 @@ import torch
 import tokenturing as tt
 from tokenturing.export import eager, export_onnx
 from tokenturing.runtime import take
-from tokenturing.tasks.plans import RecallConfig
-from tokenturing.tasks.questions import QUESTIONS
-from tokenturing.tasks.recall import RecallStreams
-from tokenturing.tasks.speech import cached_bank
+from tokenturing.tasks.recall.voices.bank import cached_bank
+from tokenturing.tasks.recall.world.plans import RecallConfig
+from tokenturing.tasks.recall.world.questions import QUESTIONS
+from tokenturing.tasks.recall.world.streams import RecallStreams
 
 PRECISIONS = ("float32", "int8", "bf16")
 ASK_EVERY = 100
@@ -32,15 +32,16 @@ CHUNK = 250
 
 def steps_of_the_task() -> Iterator[dict[str, np.ndarray]]:
     """Inputs of one row, step after step, nothing asked; streams follow one another without a reset."""
-    streams = RecallStreams(
-        1, CHUNK, cached_bank("test"), RecallConfig(split="test", without_modality=0.0), seed=7
-    )
+    streams = RecallStreams(1, CHUNK, cached_bank("test"), RecallConfig(split="test", without_modality=0.0), seed=7)
     for batch in streams:
         for t in range(CHUNK):
             yield {
-                "frames": batch.frames[:, t].numpy(), "sound": batch.sound[:, t].numpy(), "question": np.array([-1]),
-                "has_frame": batch.has_frame[:, t].numpy(), "has_sound": batch.has_sound[:, t].numpy(),
-            }  # fmt: skip
+                "frames": batch.frames[:, t].numpy(),
+                "sound": batch.sound[:, t].numpy(),
+                "question": np.array([-1]),
+                "has_frame": batch.has_frame[:, t].numpy(),
+                "has_sound": batch.has_sound[:, t].numpy(),
+            }
 
 
 def ask(model: Any, inputs: dict[str, np.ndarray], state: Any) -> np.ndarray:
@@ -51,9 +52,7 @@ def ask(model: Any, inputs: dict[str, np.ndarray], state: Any) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", default="recall-ttm")
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--json", help="write the figures here")
@@ -62,8 +61,7 @@ def main() -> None:
     model = tt.load(arguments.checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         machines = {"eager": eager(model)} | {
-            name: tt.runtime.load(export_onnx(model, Path(folder) / name, precision=name), threads=1)
-            for name in PRECISIONS
+            name: tt.runtime.load(export_onnx(model, Path(folder) / name, precision=name), threads=1) for name in PRECISIONS
         }
     states = {name: machine.initial_state(1) for name, machine in machines.items()}
     worst, same, asked = dict.fromkeys(PRECISIONS, 0.0), dict.fromkeys(PRECISIONS, 0), 0
@@ -74,9 +72,7 @@ def main() -> None:
             wanted = logits["eager"]
             asked += len(QUESTIONS)
             for name in PRECISIONS:
-                worst[name] = max(
-                    worst[name], float(np.abs(logits[name] - wanted).max() / np.abs(wanted).max())
-                )
+                worst[name] = max(worst[name], float(np.abs(logits[name] - wanted).max() / np.abs(wanted).max()))
                 same[name] += int((logits[name].argmax(-1) == wanted.argmax(-1)).sum())
         for name, machine in machines.items():
             _, states[name] = machine.step(inputs, states[name])
@@ -84,11 +80,7 @@ def main() -> None:
             for name in PRECISIONS:
                 row = {"precision": name, "steps": step, "largest": worst[name], "same": same[name] / asked}
                 rows.append(row | {"asked": asked})
-                print(
-                    "{steps:7} steps  {precision:8} largest difference {largest:.1e}, same answers {same:.4f}".format(
-                        **row
-                    )
-                )
+                print("{steps:7} steps  {precision:8} largest difference {largest:.1e}, same answers {same:.4f}".format(**row))
             worst, same, asked = dict.fromkeys(PRECISIONS, 0.0), dict.fromkeys(PRECISIONS, 0), 0
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -21,7 +21,7 @@ import torch
 import tokenturing as tt
 from tokenturing.export import export_onnx
 from tokenturing.models.contract import RecurrentModel
-from tokenturing.models.recall import INPUT_TOKENS
+from tokenturing.tasks.recall.model import INPUT_TOKENS
 
 
 def resident_bytes() -> int:
@@ -41,9 +41,7 @@ def stepper(model: RecurrentModel, eager: bool) -> tuple[Callable[[np.ndarray, A
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", default="recall-ttm")
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--eager", action="store_true", help="without ONNX Runtime")
@@ -63,9 +61,11 @@ def main() -> None:
         times.append(time.perf_counter() - began)
         if step % every == 0:
             row = {
-                "steps": step, "median_ms": statistics.median(times) * 1e3,
-                "resident_mib": resident_bytes() / 2**20, "state_bytes": sum(leaf.nbytes for leaf in state),
-            }  # fmt: skip
+                "steps": step,
+                "median_ms": statistics.median(times) * 1e3,
+                "resident_mib": resident_bytes() / 2**20,
+                "state_bytes": sum(leaf.nbytes for leaf in state),
+            }
             print(
                 f"{step:>9} steps  {row['median_ms']:.3f} ms a step  {row['resident_mib']:.1f} MiB  state {row['state_bytes']} B"
             )

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 import tokenturing as tt
-from tokenturing.models.recall import NOTHING, Perception
-from tokenturing.tasks.plans import TAIL, RecallConfig, Stream
-from tokenturing.tasks.questions import STEP_SECONDS
-from tokenturing.tasks.recall import RecallStreams
-from tokenturing.tasks.speech import cached_bank
+from tokenturing.media.clock import STEP_SECONDS
+from tokenturing.tasks.recall.eyes.perception import NOTHING, Perception
+from tokenturing.tasks.recall.voices.bank import cached_bank
+from tokenturing.tasks.recall.world.plans import TAIL, RecallConfig, Stream
+from tokenturing.tasks.recall.world.streams import RecallStreams
 
 THRESHOLDS = (0.5, 0.7, 0.9, 0.95, 0.99)
 STREAMS, STEPS = 64, 400
@@ -47,24 +47,21 @@ def judge(found: Sequence[tuple[np.ndarray, int]], threshold: float) -> str:
         missed += not len(above)
         split += bool((np.diff(above) > 1).any())
         mistaken += bool(len(above) and steps[above[0], 1] != digit)
-    shares = (f"{name} {count / len(found):.4f}" for name, count in
-              (("missed", missed), ("split", split), ("mistaken", mistaken)))  # fmt: skip
+    shares = (
+        f"{name} {count / len(found):.4f}" for name, count in (("missed", missed), ("split", split), ("mistaken", mistaken))
+    )
     return ", ".join(shares)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", default="recall-perception")
     parser.add_argument("--split", default="validation")
     parser.add_argument("--minutes", type=int, default=1600)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     perception = tt.load(arguments.checkpoint)
-    config = RecallConfig(
-        arguments.split, STEPS, STEPS, without_modality=0, question_rate=0, quiet_share=0, gaps=(3, 60)
-    )
+    config = RecallConfig(arguments.split, STEPS, STEPS, without_modality=0, question_rate=0, quiet_share=0, gaps=(3, 60))
     streams = RecallStreams(STREAMS, STEPS, cached_bank(arguments.split), config, seed=5)
     events: dict[str, list[tuple[np.ndarray, int]]] = {"sightings": [], "words": []}
     for row in range(STREAMS):
@@ -88,9 +85,18 @@ def silence(streams: RecallStreams, rng: np.random.Generator) -> Stream:
     """A stream in which nothing happens."""
     planner = streams.planner
     return Stream(
-        QUIET_STEPS, [], [], planner.clutter(rng, QUIET_STEPS), float(rng.uniform(0, planner.config.noise)),
-        int(rng.choice(planner.kinds)), int(rng.integers(1 << 30)), True, True, np.zeros((0, 2)), np.zeros((0, 0)),
-    )  # fmt: skip
+        QUIET_STEPS,
+        [],
+        [],
+        planner.clutter(rng, QUIET_STEPS),
+        float(rng.uniform(0, planner.config.noise)),
+        int(rng.choice(planner.kinds)),
+        int(rng.integers(1 << 30)),
+        True,
+        True,
+        np.zeros((0, 2)),
+        np.zeros((0, 0)),
+    )
 
 
 if __name__ == "__main__":

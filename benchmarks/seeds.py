@@ -16,18 +16,25 @@ from typing import Any
 
 import torch
 
-from tokenturing.evaluate.recall import Row, evaluate
-from tokenturing.models.recall import RecallModel
-from tokenturing.tasks.speech import cached_bank
+from tokenturing.tasks.recall.model import RecallModel
+from tokenturing.tasks.recall.probe import Row, evaluate
+from tokenturing.tasks.recall.voices.bank import cached_bank
 from tokenturing.train.loop import train
 from tokenturing.train.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SMALL = ["train.updates=1500", "train.rows=32", "train.early_writes=600", "train.late_clock=750"]
 MODELS = (
-    "recall", "recall-lstm", "recall-gru", "recall-memoryless", "recall-window", "recall-full", "recall-recurrent",
-    "recall-mixer", "recall-retrieval",
-)  # fmt: skip
+    "recall",
+    "recall-lstm",
+    "recall-gru",
+    "recall-memoryless",
+    "recall-window",
+    "recall-full",
+    "recall-recurrent",
+    "recall-mixer",
+    "recall-retrieval",
+)
 DELAYS = (0.5, 5.0, 60.0)
 
 
@@ -47,18 +54,24 @@ def table(name: str, parameters: int, seeds: Mapping[int, Sequence[Row]]) -> lis
     rows = []
     for same in zip(*seeds.values(), strict=True):
         shares = [row.accuracy for row in same]
-        rows.append({
-            "model": name, "parameters": parameters, "seeds": list(seeds), "kind": same[0].kind, "delay": same[0].delay,
-            "count": same[0].count, "shares": shares, "mean": mean(shares),
-            "spread": stdev(shares) if len(shares) > 1 else None,
-        })  # fmt: skip
+        rows.append(
+            {
+                "model": name,
+                "parameters": parameters,
+                "seeds": list(seeds),
+                "kind": same[0].kind,
+                "delay": same[0].delay,
+                "count": same[0].count,
+                "shares": shares,
+                "mean": mean(shares),
+                "spread": stdev(shares) if len(shares) > 1 else None,
+            }
+        )
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--out", type=Path, default=Path("runs/seeds"))

@@ -26,7 +26,7 @@ SIZES = {
     "recall": (dict(width=64, memory_tokens=20, read_tokens=12, layers=1, heads=4, input_tokens=4, hidden=128), 64, 24),
     "small": (dict(width=64, memory_tokens=16, read_tokens=8, layers=2, heads=4, input_tokens=5, hidden=128), 32, 16),
     "paper": (dict(width=512, memory_tokens=96, read_tokens=16, layers=4, heads=8, input_tokens=16), 8, 24),
-}  # fmt: skip
+}
 
 
 def train(model: tt.TokenTuringMachine, x: Tensor, *, plainly: bool = False, half: bool = False) -> None:
@@ -44,9 +44,7 @@ def gradients(model: tt.TokenTuringMachine) -> list[Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=tuple(SIZES), default="recall")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
@@ -66,17 +64,17 @@ def main() -> None:
     for ours, theirs in zip(gradients(model), wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()) + 1e-7)
     calls = {
-        "plain loop": partial(train, model, x, plainly=True), "tokenturing": partial(train, model, x),
-        "bfloat16": partial(train, model, x, half=True), "compiled": partial(train, compiled, x),
+        "plain loop": partial(train, model, x, plainly=True),
+        "tokenturing": partial(train, model, x),
+        "bfloat16": partial(train, model, x, half=True),
+        "compiled": partial(train, compiled, x),
         "compiled, bfloat16": partial(train, compiled, x, half=True),
-    }  # fmt: skip
+    }
     timings = take_turns(calls, arguments.rounds, warm_up=2)
     base = timings["plain loop"].median
     for name, timing in timings.items():
         share = timing.median / base
-        print(
-            f"{name:20} {timing.median * 1e3:8.1f} ms for {rows} rows x {steps} steps  {share:.2f} of the plain loop"
-        )
+        print(f"{name:20} {timing.median * 1e3:8.1f} ms for {rows} rows x {steps} steps  {share:.2f} of the plain loop")
     if arguments.json:
         found = {name: asdict(timing) for name, timing in timings.items()}
         Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

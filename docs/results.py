@@ -16,7 +16,7 @@ import tokenturing as tt
 from tokenturing.bench.report import figures as bench_figures
 from tokenturing.bench.report import markdown
 from tokenturing.checkpoint import shipped
-from tokenturing.models.recall import RecallModel
+from tokenturing.tasks.recall.model import RecallModel
 
 README = Path(__file__).parents[1] / "README.md"
 SPEED, MEASURED = Path(__file__).with_name("speed.md"), Path(__file__).with_name("speed")

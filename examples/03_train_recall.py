@@ -9,13 +9,13 @@ import argparse
 import torch
 
 import tokenturing as tt
-from tokenturing.models.recall import RecallInput, RecallModel
-from tokenturing.tasks.plans import RecallConfig
-from tokenturing.tasks.questions import ANSWERS, FACTS, KINDS, QUESTIONS
-from tokenturing.tasks.recall import RecallStreams
-from tokenturing.tasks.speech import build_bank
-from tokenturing.tasks.synthesis import digit_word, synthesize, voices
-from tokenturing.tasks.utterances import Utterance
+from tokenturing.tasks.recall.model import RecallInput, RecallModel
+from tokenturing.tasks.recall.voices.bank import build_bank
+from tokenturing.tasks.recall.voices.synthesis import digit_word, synthesize, voices
+from tokenturing.tasks.recall.voices.utterances import Utterance
+from tokenturing.tasks.recall.world.plans import RecallConfig
+from tokenturing.tasks.recall.world.questions import ANSWERS, FACTS, KINDS, QUESTIONS
+from tokenturing.tasks.recall.world.streams import RecallStreams
 from tokenturing.train.loop import KIND_OF_QUESTION, losses
 
 parser = argparse.ArgumentParser()

@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 
 import tokenturing as tt
-from tokenturing.demo.minute import make_minute
-from tokenturing.demo.video import write_video
-from tokenturing.encoders.media import MediaStep, open_media
 from tokenturing.encoders.sound import SpeechEmbedding
-from tokenturing.models.recall import SOUND_FEATURES, RecallInput
-from tokenturing.tasks.questions import ANSWERS, QUESTIONS
+from tokenturing.media.steps import MediaStep, open_media
+from tokenturing.media.writer import write_video
+from tokenturing.tasks.recall.eyes.perception import SOUND_FEATURES
+from tokenturing.tasks.recall.minute import make_minute
+from tokenturing.tasks.recall.model import RecallInput
+from tokenturing.tasks.recall.world.questions import ANSWERS, QUESTIONS
 
 ASKED = [QUESTIONS.index(text) for text in ("seen 1 last", "heard 1 last", "how long ago seen")]
 ears = SpeechEmbedding()

@@ -89,9 +89,7 @@ class Mutating(Sound):
 class LateReset(Sound):
     """Resets one step too late."""
 
-    def forward(
-        self, x: Tensor, state: Any = None, reset: Tensor | None = None, *args: Any, **kwargs: Any
-    ) -> Any:
+    def forward(self, x: Tensor, state: Any = None, reset: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         late = None if reset is None else nn.functional.pad(reset, (1, 0))[:, :-1]
         return super().forward(x, state, late, *args, **kwargs)
 
@@ -99,9 +97,7 @@ class LateReset(Sound):
 class BroadReset(Sound):
     """Resets all rows when one is to be."""
 
-    def forward(
-        self, x: Tensor, state: Any = None, reset: Tensor | None = None, *args: Any, **kwargs: Any
-    ) -> Any:
+    def forward(self, x: Tensor, state: Any = None, reset: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         broad = None if reset is None else reset.any(0, keepdim=True).expand_as(reset)
         return super().forward(x, state, broad, *args, **kwargs)
 
@@ -109,9 +105,7 @@ class BroadReset(Sound):
 class ZeroReset(Sound):
     """Multiplies the memory by zero instead of replacing it: a NaN survives."""
 
-    def forward(
-        self, x: Tensor, state: Any = None, reset: Tensor | None = None, *args: Any, **kwargs: Any
-    ) -> Any:
+    def forward(self, x: Tensor, state: Any = None, reset: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         assert state is not None
         assert not args
         outputs = []
@@ -133,8 +127,15 @@ class ZeroMask(Sound):
 class LeakyMask(Sound):
     """Multiplies absent tokens by zero: NaN times zero is NaN."""
 
-    def forward(self, x: Tensor, state: Any = None, reset: Any = None, active: Any = None,
-                token_mask: Tensor | None = None, **options: Any) -> Any:  # fmt: skip
+    def forward(
+        self,
+        x: Tensor,
+        state: Any = None,
+        reset: Any = None,
+        active: Any = None,
+        token_mask: Tensor | None = None,
+        **options: Any,
+    ) -> Any:
         state = self.initial_state(x.shape[0]) if state is None else state
         every = {"bptt": None, "recompute": None, **options}
         return scan(self, x, state, reset=reset, active=active, token_mask=token_mask, **every)
@@ -143,8 +144,15 @@ class LeakyMask(Sound):
 class Decaying(Sound):
     """Takes an inactive step for a step with zeros for input: the memory decays."""
 
-    def forward(self, x: Tensor, state: Any = None, reset: Any = None, active: Tensor | None = None,
-                token_mask: Tensor | None = None, **options: Any) -> Any:  # fmt: skip
+    def forward(
+        self,
+        x: Tensor,
+        state: Any = None,
+        reset: Any = None,
+        active: Tensor | None = None,
+        token_mask: Tensor | None = None,
+        **options: Any,
+    ) -> Any:
         if active is None:
             return super().forward(x, state, reset, None, token_mask, **options)
         x = torch.where(active[:, :, None, None], x, 0.0)
@@ -155,8 +163,9 @@ class Decaying(Sound):
 class LoudInactive(Sound):
     """Keeps an inactive row's state, but speaks for it."""
 
-    def forward(self, x: Tensor, state: Any = None, reset: Any = None, active: Tensor | None = None,
-                *args: Any, **options: Any) -> Any:  # fmt: skip
+    def forward(
+        self, x: Tensor, state: Any = None, reset: Any = None, active: Tensor | None = None, *args: Any, **options: Any
+    ) -> Any:
         y, following = super().forward(x, state, reset, active, *args, **options)
         return (y if active is None else torch.where(active[:, :, None, None], y, 1.0)), following
 
@@ -189,9 +198,7 @@ class Detaching(Sound):
 class Deaf(Sound):
     """Does not hear of bptt and recompute."""
 
-    def forward(
-        self, *args: Any, bptt: int | None = None, recompute: int | None = None, **options: Any
-    ) -> Any:
+    def forward(self, *args: Any, bptt: int | None = None, recompute: int | None = None, **options: Any) -> Any:
         return super().forward(*args, **options)
 
 

@@ -113,9 +113,7 @@ def total(result: Result) -> Tensor:
 def gradients(run: Any, model: RecurrentModel, x: Tensor, state: Any, *args: Any) -> dict[str, Tensor]:
     """Of `total(run(model, x, state, ...))` to the inputs, the first state and every parameter."""
     x = x.detach().clone().requires_grad_()
-    state = states.map_state(
-        lambda leaf: leaf.detach().clone().requires_grad_(leaf.is_floating_point()), state
-    )
+    state = states.map_state(lambda leaf: leaf.detach().clone().requires_grad_(leaf.is_floating_point()), state)
     named = {"inputs": x, **dict(states.leaves(state)), **dict(model.named_parameters())}
     named = {name: tensor for name, tensor in named.items() if tensor.requires_grad}
     found = torch.autograd.grad(total(run(model, x, state, *args)), list(named.values()), allow_unused=True)
@@ -174,15 +172,16 @@ def strangers_change_nothing(model: RecurrentModel, stream: Stream) -> None:
         poisoned = x.clone()
         poisoned[stranger], poisoned[stranger, ::2] = torch.nan, torch.inf
         ill = states.map_state(
-            lambda leaf: leaf.masked_fill(stranger.view(-1, *[1] * (leaf.dim() - 1)), torch.nan)  # noqa: B023
-            if leaf.is_floating_point() else leaf,
+            lambda leaf: (
+                leaf.masked_fill(stranger.view(-1, *[1] * (leaf.dim() - 1)), torch.nan)  # noqa: B023
+                if leaf.is_floating_point()
+                else leaf
+            ),
             state,
-        )  # fmt: skip
+        )
         z, other = whole(model, poisoned, ill, stream)
         expected = y[index : index + 1], states.take(following, [index])
-        assert_same(
-            expected, (z[index : index + 1], states.take(other, [index])), f"strangers of row {index}"
-        )
+        assert_same(expected, (z[index : index + 1], states.take(other, [index])), f"strangers of row {index}")
 
 
 @torch.no_grad()

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from tokenturing.tasks.noise import BACKGROUNDS
-from tokenturing.tasks.plans import TAIL
-from tokenturing.tasks.speech import SpeechBank
+from tokenturing.tasks.recall.voices.bank import SpeechBank
+from tokenturing.tasks.recall.voices.noise import BACKGROUNDS
+from tokenturing.tasks.recall.world.plans import TAIL
 
 
 def tiny_bank(seed: int = 0, words: int = 2) -> SpeechBank:
@@ -18,6 +18,4 @@ def tiny_bank(seed: int = 0, words: int = 2) -> SpeechBank:
     for clip, of, at in zip(clips, digit, length, strict=True):
         clip[at - 1 : at + 4, of] += 3
     ambient = rng.normal(0, 0.3, (kinds, 200, 96)).astype(np.float16)
-    return SpeechBank(
-        clips, digit, np.zeros(len(digit), np.int64), background, length, ambient, ("somebody",)
-    )
+    return SpeechBank(clips, digit, np.zeros(len(digit), np.int64), background, length, ambient, ("somebody",))

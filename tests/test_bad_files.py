@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from zoo import small
 
 import tokenturing as tt
-from tokenturing import storage
+from tokenturing.checkpoint import tensors as storage
 from tokenturing.errors import CheckpointError
 
 

@@ -190,9 +190,7 @@ def test_states_keep_their_size_or_grow_by_design(name):
 def test_bptt_cuts_gradients_and_recompute_does_not(name):
     model, x = build(name), tokens()
     x.requires_grad_()
-    weights = torch.linspace(-1, 1, R * D).view(
-        R, D
-    )  # the plain sum of a LayerNorm's outputs has no gradient
+    weights = torch.linspace(-1, 1, R * D).view(R, D)  # the plain sum of a LayerNorm's outputs has no gradient
 
     def gradient(**options) -> Tensor:
         return torch.autograd.grad((model(x, **options)[0][:, -1] * weights).sum(), x)[0]
@@ -246,9 +244,7 @@ def test_step_exports_with_dynamic_sizes(name):
     model = build(name)
     rows, columns = torch.export.Dim("rows", min=1), torch.export.Dim("columns", min=3)
     _, state = model(tokens(2, 5))
-    shapes = states.map_state(
-        lambda leaf: {0: rows, 1: columns} if name in GROWING and leaf.dim() > 1 else {0: rows}, state
-    )
+    shapes = states.map_state(lambda leaf: {0: rows, 1: columns} if name in GROWING and leaf.dim() > 1 else {0: rows}, state)
     x, mask = tokens(2, 1)[:, 0], flags(0.7, 2, N)
     exported = torch.export.export(
         Step(model), (x, state, mask), dynamic_shapes=({0: rows}, shapes, {0: rows}), strict=False
@@ -369,14 +365,9 @@ def attend_readably(model, x: Tensor, window: int) -> Tensor:
             for t in range(len(x)):
                 seen = range(max(0, t - window + 1), t + 1)
                 sharpness = 1 + block.sharpness[head, 0, 0] * math.log(len(seen))
-                scores = [
-                    sharpness * (q[t] @ k[j]) / math.sqrt(size) + slope * math.log1p(t - j) for j in seen
-                ]
+                scores = [sharpness * (q[t] @ k[j]) / math.sqrt(size) + slope * math.log1p(t - j) for j in seen]
                 for weight, decay in zip(near, DECAYS, strict=True):
-                    scores = [
-                        score + weight * math.exp((j - t) / decay)
-                        for score, j in zip(scores, seen, strict=True)
-                    ]
+                    scores = [score + weight * math.exp((j - t) / decay) for score, j in zip(scores, seen, strict=True)]
                 rows.append(torch.stack(scores).softmax(0) @ v[list(seen)])
             heads.append(torch.stack(rows))
         x = x + block.out(torch.cat(heads, dim=-1))

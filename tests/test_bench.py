@@ -69,9 +69,7 @@ def test_all_step_train_and_say_what_grows(tmp_path: Path) -> None:
 
 
 def peer(name: str) -> Contestant:
-    package = {"titans neural memory": "titans_pytorch", "mamba": "transformers"}.get(
-        name, name.replace("-", "_")
-    )
+    package = {"titans neural memory": "titans_pytorch", "mamba": "transformers"}.get(name, name.replace("-", "_"))
     pytest.importorskip(package + "_pytorch" * name.endswith("-transformer"))
     return PEERS[name](SIZES["small"], numbers(SIZES["small"].machine()), "cpu")
 
@@ -133,9 +131,7 @@ def test_they_take_turns() -> None:
     calls = {name: (lambda name=name: order.append(name)) for name in "abc"}
     timings = take_turns(calls, 4, warm_up=1)
     assert "".join(order) == "abc" + "abc" + "bca" + "cab" + "abc"
-    assert all(
-        timing.rounds == 4 and timing.low <= timing.median <= timing.high for timing in timings.values()
-    )
+    assert all(timing.rounds == 4 and timing.low <= timing.median <= timing.high for timing in timings.values())
     assert Timing.of([2.0]) == Timing(2.0, 2.0, 2.0, 1)
 
 
@@ -165,24 +161,27 @@ def result() -> dict[str, Any]:
     one = {"name": "plain loop", "kind": "machine", "parameters": 1000, "grows": False}
     timing = {"median": 2e-3, "low": 1e-3, "high": 3e-3, "rounds": 3}
     return {
-        "command": "tokenturing bench", "size": "small", "threads": 1, "device": "cpu", "multiply_adds": 10**6,
+        "command": "tokenturing bench",
+        "size": "small",
+        "threads": 1,
+        "device": "cpu",
+        "multiply_adds": 10**6,
         "machine": {"processor": "one", "cores": 2, "flags": [], "versions": {"torch": "2"}},
         "limits": {"float32_gflops": 10.0, "bfloat16_gflops": 20.0, "copy_gbytes": 1.0},
-        "contestants": [one, {**one, "name": "eager"}], "skipped": {"xlstm": "not there"},
+        "contestants": [one, {**one, "name": "eager"}],
+        "skipped": {"xlstm": "not there"},
         "step": [
             {"name": "plain loop", "batch": 1, **timing},
             {"name": "eager", "batch": 1, **timing, "median": 1e-3},
         ],
         "training": [{"name": "plain loop", "rows": 8, "steps": 2, "first": 1.0, **timing}],
-        "position": [
-            {"name": "eager", "position": p, "reached": True, "state_bytes": 8, **timing} for p in (10, 100)
-        ],
+        "position": [{"name": "eager", "position": p, "reached": True, "state_bytes": 8, **timing} for p in (10, 100)],
         "memory": [
             {"steps": t, "recompute": k, "width": 8, "seconds": 1.0, "peak_mib": 9.0, "grown_mib": t / 9}
             for t in (10, 20)
             for k in (0, 16, 3)
         ],
-    }  # fmt: skip
+    }
 
 
 def test_tables_and_figures(tmp_path: Path) -> None:
@@ -196,9 +195,7 @@ def test_tables_and_figures(tmp_path: Path) -> None:
     assert all(path.stat().st_size > 5000 for path in made)
 
 
-def test_the_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from tokenturing.bench import memory
 
     monkeypatch.setattr(memory, "LENGTHS", (20,))

@@ -143,9 +143,7 @@ def test_fingerprint_knows_class_config_and_weights() -> None:
 
 
 @pytest.mark.parametrize("fatal", range(4))
-def test_a_crash_leaves_the_old_or_the_new_checkpoint(
-    fatal: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_leaves_the_old_or_the_new_checkpoint(fatal: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dies at each of the renames and writes in turn."""
     old, new = small(), small()
     tt.save(old, tmp_path / "a", notes={"age": "old"})
@@ -203,7 +201,7 @@ def test_other_files_in_the_folder_stay(tmp_path: Path) -> None:
 
 
 def test_shipped_models_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path)
+    monkeypatch.setattr(checkpoint.folder, "SHIPPED", tmp_path)
     monkeypatch.chdir(tmp_path.parent)
     for name in ("recall-ttm", "activity"):
         tt.save(small(), tmp_path / name)

@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 import tokenturing as tt
 from tokenturing.cli import main as cli
 from tokenturing.errors import OptionError
-from tokenturing.evaluate.recall import evaluate
 from tokenturing.export import export_onnx
 from tokenturing.memory.write import WRITTEN
-from tokenturing.models.recall import Perception, RecallModel
-from tokenturing.tasks.questions import ANSWERS, FACTS, KINDS, QUESTIONS
-from tokenturing.tasks.speech import SpeechBank
+from tokenturing.tasks.recall.eyes.perception import Perception
+from tokenturing.tasks.recall.model import RecallModel
+from tokenturing.tasks.recall.probe import evaluate
+from tokenturing.tasks.recall.voices.bank import SpeechBank
+from tokenturing.tasks.recall.world.questions import ANSWERS, FACTS, KINDS, QUESTIONS
 from tokenturing.train.loop import Training, build_model
 from tokenturing.train.recipe import load_recipe
 
@@ -67,14 +68,15 @@ def tiny_bank(*_: object, **__: object) -> SpeechBank:
 
 def make_small(patch: object) -> None:
     """Banks of chance and few sightings, so that a training takes a second."""
-    from tokenturing.tasks import speech
-    from tokenturing.train import data, loop
+    from tokenturing.tasks.recall import tokens
+    from tokenturing.tasks.recall.voices import bank
+    from tokenturing.train import loop
 
-    for module in (speech, data, loop):
+    for module in (bank, tokens, loop):
         patch(module, "cached_bank", tiny_bank)  # type: ignore[operator]
     patch(loop, "validation_batches", partial(loop.validation_batches, chunks=1))  # type: ignore[operator]
-    patch(data, "SIGHTINGS_PER_IMAGE", 1)  # type: ignore[operator]
-    patch(data, "BACKGROUND_FRAMES", 100)  # type: ignore[operator]
+    patch(tokens, "SIGHTINGS_PER_IMAGE", 1)  # type: ignore[operator]
+    patch(tokens, "BACKGROUND_FRAMES", 100)  # type: ignore[operator]
 
 
 @pytest.fixture
@@ -137,9 +139,7 @@ def test_it_is_a_module_to_run_too() -> None:
     assert "evaluate" in run.stdout
 
 
-def test_an_unknown_key_of_a_recipe_names_the_nearest(
-    recipe: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_key_of_a_recipe_names_the_nearest(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'rate'" in fails(capsys, "train", recipe, "--set", "train.rat=1")
 
 
@@ -150,9 +150,7 @@ def test_what_is_missing_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "inspect needs" in fails(capsys, "inspect")
 
 
-def test_wrong_values_are_one_line(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_values_are_one_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--delays" in fails(capsys, "evaluate", checkpoint, "--delays", "soon")
     assert "expected seconds above 0" in fails(capsys, "evaluate", checkpoint, "--delays", "-1")
     assert "is not a folder" in fails(capsys, "evaluate", checkpoint, "--speech", tmp_path / "x")
@@ -192,9 +190,7 @@ def test_training_killed_in_the_middle_gives_the_same_model(
     capsys.readouterr()
     cli.main(["train", str(recipe), "--out", str(tmp_path / "killed")])
     assert "going on" in capsys.readouterr().out
-    whole, resumed = (
-        load_file(tmp_path / run / "model" / "model.safetensors") for run in ("whole", "killed")
-    )
+    whole, resumed = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("whole", "killed"))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     # the control: what it stood at when it was killed is something else
@@ -202,9 +198,7 @@ def test_training_killed_in_the_middle_gives_the_same_model(
 
 
 @pytest.mark.usefixtures("small")
-def test_training_with_a_compiled_step(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_with_a_compiled_step(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = []
     for compiled in ("false", "true"):
         out = tmp_path / compiled
@@ -251,9 +245,7 @@ def test_the_perception_is_frozen_while_its_memory_learns(recipe: Path) -> None:
     assert not torch.equal(model.perception.sound(sound), model.perception.sound(sound)), "as it would"
 
 
-def test_at_first_a_slot_counts_as_written_sooner(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_at_first_a_slot_counts_as_written_sooner(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_small(monkeypatch.setattr)
     run = Training(load_recipe(recipe, ["train.early_writes=2"]), tmp_path)
     thresholds = []
@@ -263,9 +255,7 @@ def test_at_first_a_slot_counts_as_written_sooner(
     assert thresholds == [0.5, 0.5, WRITTEN, WRITTEN]
 
 
-def test_the_clocks_of_the_inputs_are_read_later(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_clocks_of_the_inputs_are_read_later(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_small(monkeypatch.setattr)
     run = Training(load_recipe(recipe, ["train.late_clock=2", "model.options.look_back=2"]), tmp_path)
     clock = run.model.memory.cell.look_back.clock
@@ -310,7 +300,7 @@ def test_evaluate_writes_a_list_of_rows(checkpoint: Path, tmp_path: Path) -> Non
 
 def test_rows_of_several_models_name_them(tmp_path: Path) -> None:
     from tokenturing.cli.evaluate import write_rows
-    from tokenturing.evaluate.recall import Row
+    from tokenturing.tasks.recall.probe import Row
 
     write_rows(tmp_path / "two.json", {name: [Row("ago", 5.0, 0.5, 0.4, 0.6, 64)] for name in ("a", "b")})
     assert [row["model"] for row in json.loads((tmp_path / "two.json").read_text())] == ["a", "b"]
@@ -320,7 +310,8 @@ def test_speakers_that_were_trained_on_are_not_tested_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from tokenturing.cli.evaluate import held_out_voices
-    from tokenturing.tasks import speech, utterances
+    from tokenturing.tasks.recall.voices import bank as speech
+    from tokenturing.tasks.recall.voices import utterances
 
     asked: list[object] = []
     word = np.zeros(10, np.float32)
@@ -342,9 +333,7 @@ def test_inspect_says_what_a_checkpoint_is(checkpoint: Path, capsys: pytest.Capt
     assert "jackson" in shown
 
 
-def test_inspect_shows_what_is_written(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inspect_shows_what_is_written(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tokenturing.cli.inspect.WRITES_SHOWN", 60)
     cli.main(["inspect", "recall-ttm", "--writes"])
     heading, *rows, summary = capsys.readouterr().out.splitlines()
@@ -358,9 +347,7 @@ def test_inspect_shows_what_is_written(
 # --- export
 
 
-def test_export_writes_a_folder_that_runs(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_export_writes_a_folder_that_runs(checkpoint: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     cli.main(["export", str(checkpoint), "--out", str(tmp_path / "out")])
     assert "tokenturing.runtime.load" in capsys.readouterr().out
     machine = tt.runtime.load(tmp_path / "out", threads=1)
@@ -377,9 +364,7 @@ def test_an_export_is_evaluated_like_its_checkpoint(checkpoint: Path, tmp_path: 
     both = ["evaluate", str(checkpoint), str(tmp_path / "out"), "--delays", "0.5,2", "--rows", "8"]
     cli.main([*both, "--json", str(file)])
     found = json.loads(file.read_text())
-    ours, exported = (
-        [{**row, "model": ""} for row in found if row["model"] == name] for name in ("untrained", "out")
-    )
+    ours, exported = ([{**row, "model": ""} for row in found if row["model"] == name] for name in ("untrained", "out"))
     assert ours == exported
     assert {row["accuracy"] for row in ours} != {0.0}, "a model that is never right shows nothing"
     assert tt.runtime.load(tmp_path / "out").notes == {"human_speakers": ["jackson"]}
@@ -393,7 +378,7 @@ def test_an_export_is_evaluated_like_its_checkpoint(checkpoint: Path, tmp_path: 
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tokenturing.demo.video import write_video
+    from tokenturing.media.writer import write_video
 
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("media") / "clip.mp4"
@@ -435,9 +420,7 @@ def test_stream_of_an_export_and_of_what_cannot_be_exported(
     monkeypatch.setenv("TOKENTURING_CACHE", str(tmp_path / "cache"))
     cli.main(["stream", str(checkpoint), str(video), "--jsonl", str(tmp_path / "eager.jsonl")])
     assert "on PyTorch" in capsys.readouterr().err
-    assert [line.get("answer") for line in lines(tmp_path / "eager.jsonl")] == [
-        line.get("answer") for line in found[0]
-    ]
+    assert [line.get("answer") for line in lines(tmp_path / "eager.jsonl")] == [line.get("answer") for line in found[0]]
 
 
 def test_stream_asks_what_it_is_told_to(
@@ -455,9 +438,9 @@ def test_stream_asks_what_it_is_told_to(
 
 
 def test_asking_changes_nothing(checkpoint: Path, video: Path) -> None:
-    from tokenturing.cli.watcher import Watcher
-    from tokenturing.encoders.media import open_media
     from tokenturing.export import eager
+    from tokenturing.media.steps import open_media
+    from tokenturing.tasks.recall.session import Watcher
 
     model = eager(tt.load(checkpoint))
     quiet, asked = Watcher(model, hears=True), Watcher(model, hears=True)
@@ -468,9 +451,7 @@ def test_asking_changes_nothing(checkpoint: Path, video: Path) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(quiet.state, asked.state, strict=True))
 
 
-def test_stream_of_sound_alone_and_of_a_broken_file(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stream_of_sound_alone_and_of_a_broken_file(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import soundfile
 
     soundfile.write(tmp_path / "hum.wav", 0.1 * np.sin(np.arange(96_000) / 30)[:, None].repeat(2, 1), 48_000)
@@ -481,7 +462,7 @@ def test_stream_of_sound_alone_and_of_a_broken_file(
 
 
 def test_a_digit_is_noticed_once() -> None:
-    from tokenturing.cli.watcher import Noticing
+    from tokenturing.tasks.recall.session import Noticing
 
     eyes = Noticing("sees")
     sure = np.eye(11) * 0.9 + 0.01

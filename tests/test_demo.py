@@ -13,15 +13,15 @@ import tokenturing as tt
 from tokenturing.baselines import LSTM, FullTransformer
 from tokenturing.demo import figures, run
 from tokenturing.demo.live_curve import chart
-from tokenturing.demo.minute import Minute, make_minute
 from tokenturing.demo.terminal import half_blocks, show
-from tokenturing.demo.training import Learned, Streams, learn
-from tokenturing.demo.watching import watch
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.growth import growth
 from tokenturing.evaluate.trace import BACKGROUND, EMPTY, Event, holdings, trace_step
-from tokenturing.models.recall import RecallModel
-from tokenturing.tasks.questions import ANSWERS, QUESTIONS
+from tokenturing.tasks.last_digits.task import Learned, Streams, learn
+from tokenturing.tasks.recall.minute import Minute, make_minute
+from tokenturing.tasks.recall.model import RecallModel
+from tokenturing.tasks.recall.watching import watch
+from tokenturing.tasks.recall.world.questions import ANSWERS, QUESTIONS
 
 STEPS = 120
 OPTIONS = {"width": 16, "memory_tokens": 6, "read_tokens": 2, "layers": 1, "heads": 2, "hidden": 16}

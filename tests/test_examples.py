@@ -18,8 +18,11 @@ def run(name: str, *arguments: str, needs: str | None = None, **environment: str
         pytest.skip(f"the weights {needs!r} are not in the package yet")
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *arguments],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

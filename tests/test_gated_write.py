@@ -79,9 +79,7 @@ def test_the_past_is_that_of_the_active_steps_since_the_reset() -> None:
     assert after.recent.flatten().tolist() == [4.25, 4.5]
     assert after.quiet.flatten().tolist() == [1]
     plain, _ = look_back(start, 70.0, x, None, None)
-    assert plain.recent.flatten(2).squeeze(0).tolist() != recent, (
-        "resets and inactive steps make no difference"
-    )
+    assert plain.recent.flatten(2).squeeze(0).tolist() != recent, "resets and inactive steps make no difference"
     assert plain.quiet.flatten().tolist() != quiet, "resets and inactive steps make no difference"
 
 

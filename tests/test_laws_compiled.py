@@ -17,9 +17,18 @@ from tokenturing import state as states
 from tokenturing.models.contract import RecurrentModel
 
 QUICK = (
-    "gated", "write-mlp", "write-erase-add", "write-concat", "scenic-simple",
-    "LSTM", "WindowTransformer", "FullTransformer", "RecurrentTransformer", "TemporalMixer", "Retrieval",
-)  # fmt: skip
+    "gated",
+    "write-mlp",
+    "write-erase-add",
+    "write-concat",
+    "scenic-simple",
+    "LSTM",
+    "WindowTransformer",
+    "FullTransformer",
+    "RecurrentTransformer",
+    "TemporalMixer",
+    "Retrieval",
+)
 """A graph of each kind; the others, whose graphs are put together from the same parts, run with --slow."""
 every_model = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in ZOO]
@@ -45,9 +54,7 @@ def compiled_is_eager(model: RecurrentModel, backend: str = "aot_eager", steps: 
     x, state, flags = some_steps(model, steps)
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     with torch.no_grad():
-        laws.assert_same(
-            model(x, state, **flags), compiled(x, state, **flags), f"torch.compile with {backend}"
-        )
+        laws.assert_same(model(x, state, **flags), compiled(x, state, **flags), f"torch.compile with {backend}")
 
 
 def compiled_gradients_are_eager(model: RecurrentModel, backend: str = "aot_eager", steps: int = 2) -> None:

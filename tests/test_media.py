@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tokenturing.encoders import media, media_source
-from tokenturing.encoders.media import STEP_SECONDS, MediaError, MediaStep, open_media
 from tokenturing.errors import MissingExtraError, OptionError, TokenTuringError
+from tokenturing.media import source as media_source
+from tokenturing.media import steps as media
+from tokenturing.media.clock import STEP_SECONDS
+from tokenturing.media.steps import MediaError, MediaStep, open_media
 
 av: Any = pytest.importorskip("av")
 
@@ -137,9 +139,7 @@ def film(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("picture_rate", [5, 12.5, 24_000 / 1001, 30_000 / 1001, 60])
 @pytest.mark.parametrize(("rate", "layout"), [(48_000, "stereo"), (8_000, "mono"), (44_100, "5.1")])
-def test_picture_and_sound_keep_to_the_clock(
-    tmp_path: Path, picture_rate: float, rate: int, layout: str
-) -> None:
+def test_picture_and_sound_keep_to_the_clock(tmp_path: Path, picture_rate: float, rate: int, layout: str) -> None:
     times = picture_times(picture_rate)
     path = write(tmp_path / "film.mkv", times, sounds=whole_wave(rate), rate=rate, layout=layout)
     with open_media(path) as opened:
@@ -169,18 +169,19 @@ def test_control_one_step_of_misalignment_is_seen(film: Path) -> None:
 
 @pytest.mark.parametrize("name", ["film.mp4", "film.mov", "film.avi", "film.ts", "film.webm"])
 def test_containers_with_compressed_tracks(tmp_path: Path, name: str) -> None:
-    codecs = {"webm": ("libvpx", "libopus"), "avi": ("mpeg4", "pcm_s16le")}.get(
-        name[-4:].strip("."), ("mpeg4", "aac")
-    )
+    codecs = {"webm": ("libvpx", "libopus"), "avi": ("mpeg4", "pcm_s16le")}.get(name[-4:].strip("."), ("mpeg4", "aac"))
     times = picture_times(25)
     path = write(
-        tmp_path / name, times, codec=codecs[0], pixels="yuv420p", sounds=whole_wave(48_000), rate=48_000,
+        tmp_path / name,
+        times,
+        codec=codecs[0],
+        pixels="yuv420p",
+        sounds=whole_wave(48_000),
+        rate=48_000,
         sound_codec=codecs[1],
-    )  # fmt: skip
+    )
     steps = steps_of(path)
-    shift = (
-        1 / 25 if name == "film.ts" else 0
-    )  # its AAC begins with a frame of priming, by which pictures are late
+    shift = 1 / 25 if name == "film.ts" else 0  # its AAC begins with a frame of priming, by which pictures are late
     for step in steps[:24]:
         assert abs(step.frame.mean() * 255 / LEVELS_PER_SECOND - (step.time + STEP_SECONDS)) < 0.05 + shift
     loud = np.array([np.sqrt(np.mean(step.sound**2)) > 0.15 for step in steps[:25]])
@@ -202,9 +203,7 @@ def test_pictures_alone(tmp_path: Path) -> None:
     check_pictures(steps, picture_times(25))
 
 
-@pytest.mark.parametrize(
-    ("name", "codec"), [("a.wav", "pcm_s16le"), ("a.wav", "pcm_f32le"), ("a.flac", "flac")]
-)
+@pytest.mark.parametrize(("name", "codec"), [("a.wav", "pcm_s16le"), ("a.wav", "pcm_f32le"), ("a.flac", "flac")])
 def test_sound_alone(tmp_path: Path, name: str, codec: str) -> None:
     path = write(tmp_path / name, sounds=whole_wave(48_000), rate=48_000, layout="stereo", sound_codec=codec)
     opened = open_media(str(path))
@@ -248,27 +247,21 @@ def test_sound_that_starts_late_and_pauses_is_silent_there(tmp_path: Path) -> No
 def test_pictures_that_start_late_are_absent_before(tmp_path: Path) -> None:
     times = [time + 0.5 for time in picture_times(25, 1.5)]
     steps = steps_of(write(tmp_path / "film.mkv", times, sounds=whole_wave()))
-    assert [step.frame is None for step in steps] == [
-        index < 6 for index in range(25)
-    ]  # 0.5 s is in the 7th step
+    assert [step.frame is None for step in steps] == [index < 6 for index in range(25)]  # 0.5 s is in the 7th step
     check_pictures(steps, times)
     check_sound(steps)
 
 
 @pytest.mark.parametrize("name", ["film.mkv", "film.mp4"])
 def test_the_longer_track_goes_on_alone(tmp_path: Path, name: str) -> None:
-    codec: dict[str, Any] = (
-        {"codec": "mpeg4", "pixels": "yuv420p", "sound_codec": "aac"} if name == "film.mp4" else {}
-    )
+    codec: dict[str, Any] = {"codec": "mpeg4", "pixels": "yuv420p", "sound_codec": "aac"} if name == "film.mp4" else {}
     path = write(tmp_path / name, picture_times(25, 0.8), sounds=whole_wave(), **codec)
     steps = steps_of(path)
     assert [step.frame is None for step in steps[:25]] == [index >= 10 for index in range(25)]
     assert all(step.sound is not None for step in steps)
     path = write(tmp_path / name, picture_times(25), sounds=whole_wave(seconds=0.8), **codec)
     steps = steps_of(path)
-    assert [step.sound is None for step in steps[:25]] == [
-        index >= 10 + (name == "film.mp4") for index in range(25)
-    ]
+    assert [step.sound is None for step in steps[:25]] == [index >= 10 + (name == "film.mp4") for index in range(25)]
     assert all(step.frame is not None for step in steps)
 
 
@@ -397,19 +390,21 @@ def blot(path: Path, begin: float, end: float) -> Path:
     return other
 
 
-NOISE = [
-    (0.0, np.random.default_rng(0).uniform(-0.5, 0.5, 64_000))
-]  # as many bytes a second anywhere in a file
+NOISE = [(0.0, np.random.default_rng(0).uniform(-0.5, 0.5, 64_000))]  # as many bytes a second anywhere in a file
 LONG: dict[str, dict[str, Any]] = {  # 4 s each, with an index (if any) at the front
     "film.mkv": {"times": picture_times(25, 4), "sounds": NOISE},
     "film.avi": {"times": picture_times(25, 4), "sounds": NOISE},
     "film.mp4": {
-        "times": picture_times(25, 4), "codec": "mpeg4", "pixels": "yuv420p",
-        "sounds": NOISE, "sound_codec": "aac", "options": {"movflags": "faststart"},
+        "times": picture_times(25, 4),
+        "codec": "mpeg4",
+        "pixels": "yuv420p",
+        "sounds": NOISE,
+        "sound_codec": "aac",
+        "options": {"movflags": "faststart"},
     },
     "sound.wav": {"sounds": NOISE},
     "sound.flac": {"sounds": NOISE, "sound_codec": "flac"},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", LONG)
@@ -422,9 +417,7 @@ def test_a_file_cut_short_gives_what_it_has_and_then_says_where_it_broke(tmp_pat
     assert found, message
     assert 1 < float(found[2]) < 3
     assert abs(len(steps) - float(found[2]) / STEP_SECONDS) < 1.01
-    assert same(
-        steps[:-2], whole[: len(steps) - 2]
-    )  # the last one is filled up; the resampler ends before it
+    assert same(steps[:-2], whole[: len(steps) - 2])  # the last one is filled up; the resampler ends before it
 
 
 @pytest.mark.parametrize("name", LONG)
@@ -506,9 +499,7 @@ def test_what_is_no_media_is_one_clear_error(tmp_path: Path, name: str) -> None:
     assert name in str(caught.value)
     assert isinstance(caught.value, TokenTuringError)
     assert caught.value.__cause__ is None
-    assert (
-        caught.value.__context__ is None or caught.value.__suppress_context__
-    )  # no FFmpeg traceback above it
+    assert caught.value.__context__ is None or caught.value.__suppress_context__  # no FFmpeg traceback above it
 
 
 def test_an_mp4_without_its_index_says_so(tmp_path: Path) -> None:
@@ -555,7 +546,7 @@ GROWTH = """
 import os, sys, types
 sys.modules["tokenturing"] = package = types.ModuleType("tokenturing")  # without the imports of its __init__
 package.__path__ = [sys.argv[1]]
-from tokenturing.encoders.media import open_media
+from tokenturing.media.steps import open_media
 
 def megabytes():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -572,9 +563,7 @@ print("torch" in sys.modules)
 """Megabytes by which a process grows as it reads a file, without and with its steps kept; is torch loaded?"""
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/statm").exists(), reason="reads a process's memory as Linux tells it"
-)
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads a process's memory as Linux tells it")
 def test_memory_is_constant_however_long_and_badly_interleaved(tmp_path: Path) -> None:
     """Ten minutes with all sound before the pictures: a single demuxer would have to hold the whole of it."""
     path = tmp_path / "long.mkv"

@@ -12,8 +12,8 @@ from test_cli import PATCHED, RECIPE
 
 import tokenturing as tt
 from tokenturing.errors import OptionError
-from tokenturing.models.recall import Perception
-from tokenturing.train.parallel import Workers
+from tokenturing.tasks.recall.eyes.perception import Perception
+from tokenturing.train.distributed import Workers
 
 UPDATES = 6
 WITHOUT_EFFECT = "read.mlp.2.bias"
@@ -43,9 +43,7 @@ def run(recipe: Path, out: Path, processes: int, *settings: str) -> dict[str, to
         str(processes),
     ]
     command += [str(recipe.parent / "program.py"), "train", str(recipe), "--out", str(out)]
-    done = subprocess.run(
-        [*command, *(["--set", *settings] if settings else [])], capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([*command, *(["--set", *settings] if settings else [])], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("next: tokenturing evaluate") == 1, "one process speaks"
     return load_file(out / "training.safetensors")
@@ -54,9 +52,7 @@ def run(recipe: Path, out: Path, processes: int, *settings: str) -> dict[str, to
 def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], kind: str) -> float:
     """The largest difference of the tensors of a kind, as a share of each one's largest value."""
     assert a.keys() == b.keys()
-    names = [
-        n for n in a if n.startswith(kind) and a[n].is_floating_point() and not n.endswith(WITHOUT_EFFECT)
-    ]
+    names = [n for n in a if n.startswith(kind) and a[n].is_floating_point() and not n.endswith(WITHOUT_EFFECT)]
     assert names
     return max(float((a[name] - b[name]).abs().max() / b[name].abs().max().clamp(min=1e-6)) for name in names)
 
@@ -65,10 +61,7 @@ def test_two_processes_train_as_one(recipe: Path, tmp_path: Path):
     one, two = run(recipe, tmp_path / "one", 1), run(recipe, tmp_path / "two", 2)
     assert apart(two, one, "model.") < 1e-3
     assert apart(two, one, "carried.") < 1e-3, "the states of all rows, in their order"
-    losses = [
-        json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])["loss"]
-        for name in ("one", "two")
-    ]
+    losses = [json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])["loss"] for name in ("one", "two")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     # the control: other rows give another model by far
     other = run(recipe, tmp_path / "other", 1, "train.seed=0", "data.longest=50")
@@ -80,7 +73,9 @@ def test_a_run_goes_on_with_another_number_of_processes(recipe: Path, tmp_path: 
     run_half = tmp_path / "half"
     program = recipe.parent / "half.py"
     program.write_text(
-        (recipe.parent / "program.py").read_text().replace(
+        (recipe.parent / "program.py")
+        .read_text()
+        .replace(
             "from tokenturing.cli.main import main",
             "from tokenturing.train import loop\n"
             "advance = loop.Training.advance\n"
@@ -91,7 +86,7 @@ def test_a_run_goes_on_with_another_number_of_processes(recipe: Path, tmp_path: 
             "loop.Training.advance = stop\n"
             "from tokenturing.cli.main import main",
         )
-    )  # fmt: skip
+    )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     subprocess.run(
         [*command, str(program), "train", str(recipe), "--out", str(run_half)],

@@ -13,9 +13,9 @@ import torch
 from test_cli import RECIPE, make_small, tiny_bank
 
 import tokenturing as tt
-from tokenturing.evaluate.recall import evaluate
 from tokenturing.export.step import StepGraph, example
-from tokenturing.models.recall import Perception
+from tokenturing.tasks.recall.eyes.perception import Perception
+from tokenturing.tasks.recall.probe import evaluate
 from tokenturing.train.loop import Training, validate, validation_batches
 from tokenturing.train.recipe import load_recipe
 

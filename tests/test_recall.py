@@ -6,12 +6,12 @@ import torch
 from recall_bank import tiny_bank
 
 from tokenturing.errors import OptionError
-from tokenturing.evaluate.intervals import wilson
-from tokenturing.evaluate.recall import Probe, delay_steps, evaluate
-from tokenturing.models.recall import PerceivedInput, RecallModel
+from tokenturing.evaluate.figures import wilson
 from tokenturing.tasks.digits import SPLITS, digit_images
-from tokenturing.tasks.plans import RecallConfig
-from tokenturing.tasks.questions import (
+from tokenturing.tasks.recall.model import PerceivedInput, RecallModel
+from tokenturing.tasks.recall.probe import Probe, delay_steps, evaluate
+from tokenturing.tasks.recall.world.plans import RecallConfig
+from tokenturing.tasks.recall.world.questions import (
     AGO,
     ANSWERS,
     BOUND,
@@ -25,8 +25,8 @@ from tokenturing.tasks.questions import (
     ago_class,
     all_answers,
 )
-from tokenturing.tasks.recall import RecallStreams
-from tokenturing.tasks.scenes import SIZE
+from tokenturing.tasks.recall.world.scenes import SIZE
+from tokenturing.tasks.recall.world.streams import RecallStreams
 
 SEEN = [(5, 9, 3), (20, 24, 7), (40, 44, 3)]
 HEARD_AT = [(2, 1), (22, 8), (30, 4)]
@@ -134,9 +134,7 @@ def test_streams_are_seeded_and_go_on_after_a_stop():
         batch, same = next(ours), next(again)
         assert torch.equal(batch.frames, same.frames)
         assert torch.equal(batch.answer, same.answer)
-    assert not torch.equal(batch.sound, [next(other) for _ in range(3)][-1].sound), (
-        "another seed, other streams"
-    )
+    assert not torch.equal(batch.sound, [next(other) for _ in range(3)][-1].sound), "another seed, other streams"
     resumed = streams()
     resumed.restore(ours.state())
     for _ in range(4):
@@ -171,9 +169,7 @@ def test_missing_modalities_have_no_events():
 
 def test_a_slower_pace_is_reached_by_and_by():
     planner = streams(mixed_pace=0.0).planner
-    steps = [
-        planner._pace(np.random.default_rng(row), number) for row in range(50) for number in (0, 1, 2, 3, 4)
-    ]
+    steps = [planner._pace(np.random.default_rng(row), number) for row in range(50) for number in (0, 1, 2, 3, 4)]
     paces = np.array(steps).reshape(50, 5)
     assert (paces[:, :2] == 0).all()
     assert (paces[:, 4] == 1).all()
@@ -220,9 +216,7 @@ def test_evaluation_counts_and_forks():
     rows = evaluate({"one": model, "two": model}, tiny_bank(), [0.5, 2.0], rows=6)
     assert rows["one"] == rows["two"]
     alone = evaluate({"one": model}, tiny_bank(), [2.0], rows=6)["one"]
-    assert [r for r in rows["one"] if r.delay == 2.0] == alone, (
-        "asking at one delay changes nothing for the next"
-    )
+    assert [r for r in rows["one"] if r.delay == 2.0] == alone, "asking at one delay changes nothing for the next"
     assert all(r.low <= r.accuracy <= r.high for r in alone)
     assert {r.kind for r in alone} == set(KINDS)
     assert {r.count for r in alone} == {3, 6}
@@ -264,9 +258,7 @@ def test_one_question_is_answered_as_among_all():
         torch.testing.assert_close(alone, every[:, :, question])
     elsewhere = model.every_answer(y.flip(-2))
     torch.testing.assert_close(elsewhere, every, msg="output tokens are a set")
-    assert (model.every_answer(y.flip(0)) - every).abs().max() > 0.01, (
-        "of the tokens, not of the question alone"
-    )
+    assert (model.every_answer(y.flip(0)) - every).abs().max() > 0.01, "of the tokens, not of the question alone"
 
 
 def test_untrained_models_are_at_chance_and_do_not_see_the_answer():

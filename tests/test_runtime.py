@@ -16,8 +16,8 @@ import tokenturing as tt
 from tokenturing import runtime
 from tokenturing.errors import CheckpointError, OptionError, ShapeError
 from tokenturing.export import cached_runtime, eager, export_onnx
-from tokenturing.models.recall import RecallInput, RecallModel
-from tokenturing.tasks.questions import ANSWERS, QUESTIONS
+from tokenturing.tasks.recall.model import RecallInput, RecallModel
+from tokenturing.tasks.recall.world.questions import ANSWERS, QUESTIONS
 
 NAMES = ["gated-look-back", "gated", "write-mlp", "LSTM", "WindowTransformer"]
 ROWS, STEPS = 3, 200
@@ -98,9 +98,12 @@ def test_eyes_ears_and_answers_come_along(recall: tuple[RecallModel, Path]) -> N
     state, ours = model.initial_state(2), machine.initial_state(2)
     for _ in range(20):
         inputs = RecallInput(
-            torch.from_numpy(rng.random((2, 32, 32), np.float32)), torch.from_numpy(rng.standard_normal((2, 96), np.float32)),
-            torch.from_numpy(rng.integers(-1, len(QUESTIONS), 2)), torch.tensor([True, False]), torch.tensor([True, True]),
-        )  # fmt: skip
+            torch.from_numpy(rng.random((2, 32, 32), np.float32)),
+            torch.from_numpy(rng.standard_normal((2, 96), np.float32)),
+            torch.from_numpy(rng.integers(-1, len(QUESTIONS), 2)),
+            torch.tensor([True, False]),
+            torch.tensor([True, True]),
+        )
         logits, state = model.step(inputs, state)
         found, ours = machine.step([part.numpy() for part in inputs], ours)
         np.testing.assert_allclose(found, logits.numpy(), rtol=1e-4, atol=1e-5)
@@ -148,9 +151,7 @@ def test_the_eager_twin_does_what_the_model_does(name: str) -> None:
     assert not np.allclose(again, found), "the state makes no difference, so this test could not fail"
 
 
-def test_an_export_is_made_once_and_again_when_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_is_made_once_and_again_when_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENTURING_CACHE", str(tmp_path))
     model = zoo.build("GRU", dtype=torch.float32)
     first = cached_runtime(model, threads=1)
@@ -161,9 +162,7 @@ def test_an_export_is_made_once_and_again_when_damaged(
     graph.write_bytes(b"nonsense")
     x = zoo.inputs(model, ROWS, 1)[:, 0].numpy()
     second = cached_runtime(model, threads=1)
-    np.testing.assert_array_equal(
-        first.step(x, first.initial_state(ROWS))[0], second.step(x, second.initial_state(ROWS))[0]
-    )
+    np.testing.assert_array_equal(first.step(x, first.initial_state(ROWS))[0], second.step(x, second.initial_state(ROWS))[0])
     other = zoo.build("LSTM", dtype=torch.float32)
     cached_runtime(other, threads=1)
     assert len(list(tmp_path.glob("*/model.onnx"))) == 2
@@ -238,9 +237,7 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
         ("initial_state.safetensors", b"nonsense", "export the model again"),
     ],
 )
-def test_broken_folders(
-    file: str, content: bytes, message: str, recall: tuple[RecallModel, Path], tmp_path: Path
-) -> None:
+def test_broken_folders(file: str, content: bytes, message: str, recall: tuple[RecallModel, Path], tmp_path: Path) -> None:
     for path in recall[1].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / file).write_bytes(content)

@@ -11,7 +11,7 @@ import torch
 import tokenturing as tt
 from tokenturing.errors import CheckpointError, OptionError
 from tokenturing.scenic import ScenicTokenTuringMachine, from_scenic, to_scenic
-from tokenturing.scenic_machine import UNITS
+from tokenturing.scenic.machine import UNITS
 
 FILES = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 EXACT = 1e-5
@@ -54,10 +54,7 @@ def run(model: ScenicTokenTuringMachine, golden: Golden) -> dict[str, np.ndarray
 def differences(found: dict[str, np.ndarray], golden: Golden) -> dict[str, float]:
     """By how much of what is allowed each array differs; more than 1 is wrong."""
     largest = max(np.abs(array).max() for name, array in golden.arrays.items() if name.startswith("grad"))
-    allowed = {
-        name: EXACT * np.abs(golden.arrays[name]).max() + ROUNDING * largest * name.startswith("grad")
-        for name in found
-    }
+    allowed = {name: EXACT * np.abs(golden.arrays[name]).max() + ROUNDING * largest * name.startswith("grad") for name in found}
     return {name: np.abs(array - golden.arrays[name]).max() / allowed[name] for name, array in found.items()}
 
 
@@ -222,9 +219,7 @@ def test_fields_that_do_not_fit(change: dict[str, Any], match: str) -> None:
 
 def test_positions_of_another_size() -> None:
     golden = Golden(next(file for file in FILES if file.stem == "mlp_summary_transformer_positions"))
-    with pytest.raises(
-        CheckpointError, match=r"write_pos_embed/pos_embedding' \[1, 15, 16\].*expected \[1, 13"
-    ):
+    with pytest.raises(CheckpointError, match=r"write_pos_embed/pos_embedding' \[1, 15, 16\].*expected \[1, 13"):
         from_scenic(golden.params, unit=golden.unit, **{**golden.fields, "process_size": 2})
     with pytest.raises(OptionError, match="say how many input tokens"):
         ScenicTokenTuringMachine(24, use_positional_embedding=True)

@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokenturing.encoders.sound import STEP_SAMPLES, SpeechEmbedding
-from tokenturing.tasks import speech, synthesis
-from tokenturing.tasks import utterances as words
-from tokenturing.tasks.clips import LEAD_STEPS, TAIL_STEPS, clip_length, embed_clip
-from tokenturing.tasks.noise import BACKGROUNDS, background_noise
-from tokenturing.tasks.speech import SpeechBank
-from tokenturing.tasks.utterances import Utterance
+from tokenturing.encoders.sound import SpeechEmbedding
+from tokenturing.media.clock import STEP_SAMPLES
+from tokenturing.tasks.recall.voices import bank as speech
+from tokenturing.tasks.recall.voices import synthesis
+from tokenturing.tasks.recall.voices import utterances as words
+from tokenturing.tasks.recall.voices.bank import SpeechBank
+from tokenturing.tasks.recall.voices.clips import LEAD_STEPS, TAIL_STEPS, clip_length, embed_clip
+from tokenturing.tasks.recall.voices.noise import BACKGROUNDS, background_noise
+from tokenturing.tasks.recall.voices.utterances import Utterance
 
 for package in ("pyopen_wakeword", "espeakng_loader", "scipy"):
     pytest.importorskip(package)

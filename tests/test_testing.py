@@ -26,9 +26,7 @@ def findings(model: Any, x: Any = X, **options: Any) -> dict[str, str]:
     return {failure.law: failure.message for failure in caught.value.report.failures}
 
 
-@pytest.mark.parametrize(
-    "name", ["gated", "write-mlp", "GRU", "WindowTransformer", "FullTransformer", "scenic"]
-)
+@pytest.mark.parametrize("name", ["gated", "write-mlp", "GRU", "WindowTransformer", "FullTransformer", "scenic"])
 def test_ours_pass(name: str) -> None:
     model = build(name, dtype=torch.float32)
     report = check_streaming(model, inputs(model, 3, 8), grows=name in GROWING)
@@ -65,7 +63,7 @@ def test_sound_model_passes_in_every_type() -> None:
         (broken.Growing, "the state keeps its size", r"'memory' grows from \[3, 2, 8\].*to \[3, 9, 8\] after 8"),
         (broken.Detaching, "gradients of chunks = gradients of the whole", r"gradient to .* chunks of .*lost"),
     ],
-)  # fmt: skip
+)
 def test_fault_is_found(cls: type[broken.Sound], law: str, message: str) -> None:
     found = findings(broken.make(cls, dtype=torch.float32))
     assert law in found
@@ -96,9 +94,7 @@ def test_leak_that_only_nan_shows() -> None:
     class Faint(broken.Sound):
         """The other rows count for nothing, but are multiplied by it."""
 
-        def advance(
-            self, prepared: tuple[Tensor], state: broken.SoundState
-        ) -> tuple[Tensor, broken.SoundState]:
+        def advance(self, prepared: tuple[Tensor], state: broken.SoundState) -> tuple[Tensor, broken.SoundState]:
             y, state = super().advance(prepared, state)
             return y + 0.0 * y.sum(0, keepdim=True), state
 
@@ -199,9 +195,7 @@ def test_functions_may_be_given() -> None:
         y, state = model(x.unsqueeze(1), state)
         return y[:, 0], state
 
-    report = check_streaming(
-        model.forward, torch.randn(3, 8, 4), initial_state=model.initial_state, step=step
-    )
+    report = check_streaming(model.forward, torch.randn(3, 8, 4), initial_state=model.initial_state, step=step)
     assert "step by step = whole" in report.passed
 
     def wrong(x: Tensor, state: dict) -> tuple[Tensor, dict]:
@@ -242,8 +236,9 @@ def test_report_without_raising() -> None:
         "inactive steps are as if they were not there",
     }
     assert str(report).startswith("FAILED   a row alone = among strangers: row 0 differs")
-    left_out = check_streaming(broken.make(broken.LeakyMean, dtype=torch.float32), X, raises=False,
-                               skip=["strangers change nothing"])  # fmt: skip
+    left_out = check_streaming(
+        broken.make(broken.LeakyMean, dtype=torch.float32), X, raises=False, skip=["strangers change nothing"]
+    )
     assert left_out.skipped == {"strangers change nothing": "left out"}
 
 

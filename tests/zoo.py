@@ -24,24 +24,18 @@ def machine(**options: Any) -> Callable[[], RecurrentModel]:
 
 def baseline(name: str, **options: Any) -> Callable[[], RecurrentModel]:
     """A small baseline, imported when it is built."""
-    return lambda: getattr(importlib.import_module("tokenturing.baselines"), name)(
-        WIDTH, read_tokens=2, **options
-    )
+    return lambda: getattr(importlib.import_module("tokenturing.baselines"), name)(WIDTH, read_tokens=2, **options)
 
 
 def scenic(**options: Any) -> Callable[[], RecurrentModel]:
     """A small official machine."""
     small = {"process_size": 2, "memory_size": 5, "num_layers": 1, "num_heads": 2, "mlp_dim": 24}
-    return lambda: importlib.import_module("tokenturing.scenic").ScenicTokenTuringMachine(
-        WIDTH, **{**small, **options}
-    )
+    return lambda: importlib.import_module("tokenturing.scenic").ScenicTokenTuringMachine(WIDTH, **{**small, **options})
 
 
 MACHINES = {
     "gated": machine(),
-    "gated-fixed-tokens": machine(
-        read="query", processor="tokenformer", initial_memory="zeros", input_tokens=3
-    ),
+    "gated-fixed-tokens": machine(read="query", processor="tokenformer", initial_memory="zeros", input_tokens=3),
     "gated-look-back": machine(look_back=2, input_tokens=3, write_cost=0.1, horizon=6.0),
     "gated-no-positions": machine(read="pool", processor="mlp", positions=False),
     "write-mlp": machine(write="mlp", read="mlp", processor="mixer", input_tokens=3),
@@ -67,9 +61,7 @@ BASELINES = {
 SCENIC = {
     "scenic": scenic(),
     "scenic-query": scenic(memory_mode="TL-MHA", processing_unit="mlp"),
-    "scenic-add-erase": scenic(
-        memory_mode="TL-AddErase", processing_unit="mixer", use_positional_embedding=True, input_tokens=3
-    ),
+    "scenic-add-erase": scenic(memory_mode="TL-AddErase", processing_unit="mixer", use_positional_embedding=True, input_tokens=3),
     "scenic-simple": scenic(unit="TokenTuringMachineSimpleUnit"),
 }
 ZOO: dict[str, Callable[[], RecurrentModel]] = {**MACHINES, **BASELINES, **SCENIC}

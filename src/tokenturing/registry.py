@@ -10,14 +10,20 @@ from tokenturing.errors import CheckpointError, closest
 Model = TypeVar("Model", bound=nn.Module)
 
 BASELINES = (
-    "LSTM", "GRU", "Memoryless", "WindowTransformer", "FullTransformer", "RecurrentTransformer",
-    "TemporalMixer", "Retrieval",
-)  # fmt: skip
+    "LSTM",
+    "GRU",
+    "Memoryless",
+    "WindowTransformer",
+    "FullTransformer",
+    "RecurrentTransformer",
+    "TemporalMixer",
+    "Retrieval",
+)
 _MODULES = {
     "TokenTuringMachine": "tokenturing.models.machine",
     "ScenicTokenTuringMachine": "tokenturing.scenic",
-    "RecallModel": "tokenturing.models.recall",
-    "Perception": "tokenturing.models.recall",
+    "RecallModel": "tokenturing.tasks.recall.model",
+    "Perception": "tokenturing.tasks.recall.eyes.perception",
     **dict.fromkeys(BASELINES, "tokenturing.baselines"),
 }
 """imported only when a checkpoint names the class"""

@@ -40,10 +40,7 @@ def rebuild(like: State, tensors: dict[str, Tensor], prefix: str = "") -> State:
     if isinstance(like, Tensor):
         return tensors[prefix]  # type: ignore[return-value]
     names = getattr(like, "_fields", None) or [str(i) for i in range(len(like))]
-    parts = [
-        rebuild(part, tensors, f"{prefix}.{name}" if prefix else name)
-        for name, part in zip(names, like, strict=True)
-    ]
+    parts = [rebuild(part, tensors, f"{prefix}.{name}" if prefix else name) for name, part in zip(names, like, strict=True)]
     return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)  # type: ignore[return-value]
 
 
@@ -53,9 +50,7 @@ def _pad(tensors: Sequence[Tensor]) -> list[Tensor]:
         return list(tensors)
     longest = max(t.shape[1] for t in tensors)
     return [
-        t
-        if t.shape[1] == longest
-        else torch.cat([t, t.new_zeros(t.shape[0], longest - t.shape[1], *t.shape[2:])], dim=1)
+        t if t.shape[1] == longest else torch.cat([t, t.new_zeros(t.shape[0], longest - t.shape[1], *t.shape[2:])], dim=1)
         for t in tensors
     ]
 

@@ -10,6 +10,12 @@ from tokenturing.baselines.temporal_mixer import TemporalMixer
 from tokenturing.baselines.window_transformer import WindowTransformer
 
 __all__ = [
-    "GRU", "LSTM", "FullTransformer", "Memoryless", "RecurrentTransformer", "Retrieval", "TemporalMixer",
+    "GRU",
+    "LSTM",
+    "FullTransformer",
+    "Memoryless",
+    "RecurrentTransformer",
+    "Retrieval",
+    "TemporalMixer",
     "WindowTransformer",
-]  # fmt: skip
+]

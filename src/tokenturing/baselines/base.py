@@ -8,9 +8,7 @@ from tokenturing.baselines.embedding import StepEmbedding
 from tokenturing.errors import OptionError
 from tokenturing.models.contract import RecurrentModel
 
-NUMBERS = (
-    "width", "layers", "heads", "hidden", "window", "state_tokens", "nearest", "input_tokens", "read_tokens"
-)  # fmt: skip
+NUMBERS = ("width", "layers", "heads", "hidden", "window", "state_tokens", "nearest", "input_tokens", "read_tokens")
 
 
 class OutputHead(nn.Module):
@@ -35,9 +33,7 @@ class Baseline(RecurrentModel):
 
     def __init__(self, arguments: dict[str, Any]):
         super().__init__()
-        self.config: dict[str, Any] = {
-            key: value for key, value in arguments.items() if key not in ("self", "__class__")
-        }
+        self.config: dict[str, Any] = {key: value for key, value in arguments.items() if key not in ("self", "__class__")}
         for name in NUMBERS:
             value = self.config.get(name)
             if value is not None and value < 1:

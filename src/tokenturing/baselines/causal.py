@@ -111,9 +111,7 @@ class CausalTransformer(ChunkedBaseline):
         self.window: int | None = options.get("window")
         heads = options["heads"]
         if self.width % heads:
-            raise OptionError(
-                f"width={self.width} cannot be split into heads={heads}: choose a divisor of the width"
-            )
+            raise OptionError(f"width={self.width} cannot be split into heads={heads}: choose a divisor of the width")
         self.blocks = nn.ModuleList(
             CausalBlock(self.width, heads, options["hidden"] or 4 * self.width, options["dropout"])
             for _ in range(options["layers"])

@@ -22,9 +22,7 @@ class StepEmbedding(nn.Module):
 
     def __init__(self, width: int, input_tokens: int | None = None):
         super().__init__()
-        self.join = (
-            FeedForward(width, 4 * width) if input_tokens is None else nn.Linear(input_tokens * width, width)
-        )
+        self.join = FeedForward(width, 4 * width) if input_tokens is None else nn.Linear(input_tokens * width, width)
         self.absent = learned(input_tokens or 1, width)
         self.fixed = input_tokens is not None
         self.norm = nn.LayerNorm(width)

@@ -23,9 +23,7 @@ class Timeline(NamedTuple):
     """bool [B, T], or None with `segment`"""
 
 
-def timeline(
-    count: Tensor, steps: int, reset: Tensor | None = None, active: Tensor | None = None
-) -> Timeline:
+def timeline(count: Tensor, steps: int, reset: Tensor | None = None, active: Tensor | None = None) -> Timeline:
     """count int64 [B], steps before this call; reset and active bool [B, T] -> the timeline of T steps."""
     if reset is None and active is None:
         return Timeline(count.unsqueeze(1) + torch.arange(steps, device=count.device), None, None)
@@ -75,9 +73,7 @@ def reach(count: Tensor, columns: int, times: Timeline, window: int | None = Non
     return Reach(visible, distance.clamp(min=0))
 
 
-def store(
-    cache: Tensor, entries: Tensor, count: Tensor, times: Timeline, window: int | None = None
-) -> tuple[Tensor, Tensor]:
+def store(cache: Tensor, entries: Tensor, count: Tensor, times: Timeline, window: int | None = None) -> tuple[Tensor, Tensor]:
     """Write the T entries [B, T, ...] of a call into the cache [B, S, ...] -> the next cache and count.
 
     A growing cache gets T more columns. Steps that were inactive, or before the row's last reset, or that a

@@ -68,7 +68,5 @@ class RecurrentTransformer(Baseline):
         queries = self.queries.expand(state.tokens.shape[0], -1, -1)
         tokens = cat([self.positions.memory(state.tokens), queries, prepared[0]], dim=1)
         tokens = self.transformer(tokens, *prepared[1:])
-        following, output, _ = tokens.split(
-            [self.state_tokens, self.output_tokens, prepared[0].shape[1]], dim=1
-        )  # fmt: skip
+        following, output, _ = tokens.split([self.state_tokens, self.output_tokens, prepared[0].shape[1]], dim=1)
         return output, TokenState(following)

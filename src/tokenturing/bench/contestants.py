@@ -37,7 +37,7 @@ class Size:
         torch.manual_seed(0)
         return TokenTuringMachine(
             self.width, self.memory_tokens, self.read_tokens, self.layers, self.heads, input_tokens=self.input_tokens
-        )  # fmt: skip
+        )
 
 
 SIZES = {"small": Size(64, 16, 8, 2, 4, 5), "paper": Size(512, 96, 16, 4, 8, 16)}
@@ -108,9 +108,7 @@ def contestants(
         "compiled": lambda: _compiled(size, device),
     }
     if device == "cpu":
-        builders |= {
-            f"runtime {name}": partial(_exported, size, name, folder, threads) for name in PRECISIONS
-        }
+        builders |= {f"runtime {name}": partial(_exported, size, name, folder, threads) for name in PRECISIONS}
     goal = numbers(size.machine())
     builders |= {name: partial(_baseline, name, size, goal, device) for name in baselines.__all__}
     builders |= {name: partial(build, size, goal, device) for name, build in PEERS.items()}
@@ -185,9 +183,7 @@ def _plain(size: Size, device: str) -> Contestant:
         y, state = plain(model, x)
         loss_of(y, state.memory).backward()
 
-    return Contestant(
-        "plain loop", "machine", numbers(model), model.initial_state, lambda x, s: plain_step(model, x, s), train
-    )  # fmt: skip
+    return Contestant("plain loop", "machine", numbers(model), model.initial_state, lambda x, s: plain_step(model, x, s), train)
 
 
 def _autocast(size: Size, device: str) -> Contestant:
@@ -224,9 +220,12 @@ def _exported(size: Size, precision: str, folder: Path, threads: int) -> Contest
     target = folder / precision
     runtime = load(export_onnx(model, target, precision=precision), threads=threads)
     return Contestant(
-        f"runtime {precision}", "machine", numbers(model), runtime.initial_state,
+        f"runtime {precision}",
+        "machine",
+        numbers(model),
+        runtime.initial_state,
         lambda x, state: runtime.step(x.numpy(), state),
-    )  # fmt: skip
+    )
 
 
 def inputs(size: Size, *shape: int, device: str = "cpu") -> Tensor:

@@ -36,10 +36,14 @@ SECONDS = 0.5
 def describe() -> dict[str, Any]:
     """Processor, cores and versions."""
     return {
-        "processor": _processor(), "cores": os.cpu_count(), "flags": _flags(), "system": platform.system(),
-        "python": platform.python_version(), "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "flags": _flags(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
-    }  # fmt: skip
+    }
 
 
 def limits(device: str = "cpu") -> dict[str, float]:

@@ -44,9 +44,12 @@ class Timing:
 
 
 def take_turns(
-    calls: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu", report: Report | None = None,
+    calls: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    device: str = "cpu",
+    report: Report | None = None,
     warm_up: int = WARM_UP,
-) -> dict[str, Timing]:  # fmt: skip
+) -> dict[str, Timing]:
     """Each round one call of each, another one first each time."""
     names = list(calls)
     for name in names:
@@ -78,9 +81,13 @@ def _undisturbed() -> Any:
 
 
 def step_latency(
-    found: Sequence[Contestant], size: Size, batches: Sequence[int], rounds: int, device: str = "cpu",
+    found: Sequence[Contestant],
+    size: Size,
+    batches: Sequence[int],
+    rounds: int,
+    device: str = "cpu",
     report: Report | None = None,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """A step of B rows from a state that has seen a few steps."""
     rows = []
     for at, batch in enumerate(batches):
@@ -113,9 +120,14 @@ def _stepper(one: Contestant, x: torch.Tensor) -> Callable[[], Any]:
 
 
 def training(
-    found: Sequence[Contestant], size: Size, rounds: int, rows: int = TRAINED_ROWS, steps: int = TRAINED_STEPS,
-    device: str = "cpu", report: Report | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, str]]:  # fmt: skip
+    found: Sequence[Contestant],
+    size: Size,
+    rounds: int,
+    rows: int = TRAINED_ROWS,
+    steps: int = TRAINED_STEPS,
+    device: str = "cpu",
+    report: Report | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Forward and backward through T steps of B rows; who cannot be trained so, with the reason."""
     x = inputs(size, rows, steps, device=device)
     calls: dict[str, Callable[[], Any]] = {}
@@ -133,16 +145,19 @@ def training(
         calls[one.name] = partial(one.train, x)
     timings = take_turns(calls, rounds, device, report, warm_up=1)
     table = [
-        {"name": name, "rows": rows, "steps": steps, "first": first[name], **asdict(timing)}
-        for name, timing in timings.items()
+        {"name": name, "rows": rows, "steps": steps, "first": first[name], **asdict(timing)} for name, timing in timings.items()
     ]
     return table, failed
 
 
 def by_position(
-    found: Sequence[Contestant], size: Size, positions: Sequence[int], seconds: float, device: str = "cpu",
+    found: Sequence[Contestant],
+    size: Size,
+    positions: Sequence[int],
+    seconds: float,
+    device: str = "cpu",
     report: Report | None = None,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Step time and size of the state, one row, after so many steps of a stream.
 
     All go from position to position in turns of their own, so that a position is reached by all at about the same time. Who has
@@ -169,13 +184,16 @@ def by_position(
                         break
             states[one.name] = state
             last = at + len(times)
-            rows.append({
-                "name": one.name, "position": last, "reached": last == position, "state_bytes": state_bytes(state),
-                **asdict(Timing.of(times[-AROUND:])),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "name": one.name,
+                    "position": last,
+                    "reached": last == position,
+                    "state_bytes": state_bytes(state),
+                    **asdict(Timing.of(times[-AROUND:])),
+                }
+            )
             if report:
-                report(
-                    sorted(positions).index(position) * len(found) + index + 1, len(positions) * len(found)
-                )
+                report(sorted(positions).index(position) * len(found) + index + 1, len(positions) * len(found))
         at = position
     return rows

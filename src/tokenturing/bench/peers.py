@@ -37,9 +37,16 @@ def recurrent_memory_transformer(size: "Size", goal: int, device: str) -> "Conte
 
     def build(layers: int, hidden: int) -> nn.Module:
         return RecurrentMemoryTransformer(
-            size.width, num_tokens=2, depth=layers, num_memory_tokens=size.memory_tokens, seq_len=size.input_tokens,
-            heads=size.heads, dim_head=size.width // size.heads, ff_mult=hidden / size.width, use_xl_memories=False,
-        )  # fmt: skip
+            size.width,
+            num_tokens=2,
+            depth=layers,
+            num_memory_tokens=size.memory_tokens,
+            seq_len=size.input_tokens,
+            heads=size.heads,
+            dim_head=size.width // size.heads,
+            ff_mult=hidden / size.width,
+            use_xl_memories=False,
+        )
 
     model = fitted(build, size, goal, device)
 
@@ -61,10 +68,16 @@ def block_recurrent_transformer(size: "Size", goal: int, device: str) -> "Contes
 
     def build(layers: int, hidden: int) -> nn.Module:
         return BlockRecurrentTransformer(
-            num_tokens=2, dim=size.width, depth=layers, heads=size.heads, dim_head=size.width // size.heads,
-            max_seq_len=TRAINED_STEPS * size.input_tokens, block_width=size.input_tokens,
-            num_state_vectors=size.memory_tokens, ff_mult=hidden / size.width,
-        )  # fmt: skip
+            num_tokens=2,
+            dim=size.width,
+            depth=layers,
+            heads=size.heads,
+            dim_head=size.width // size.heads,
+            max_seq_len=TRAINED_STEPS * size.input_tokens,
+            block_width=size.input_tokens,
+            num_state_vectors=size.memory_tokens,
+            ff_mult=hidden / size.width,
+        )
 
     model = fitted(build, size, goal, device, shallowest=2)
 
@@ -93,11 +106,15 @@ def titans(size: "Size", goal: int, device: str) -> "Contestant":
     def build(layers: int, hidden: int) -> nn.Module:
         made = [
             NeuralMemory(
-                size.width, size.input_tokens, batch_size=size.input_tokens, dim_head=head, heads=size.heads,
+                size.width,
+                size.input_tokens,
+                batch_size=size.input_tokens,
+                dim_head=head,
+                heads=size.heads,
                 model=MemoryMLP(head, depth=2, expansion_factor=hidden / size.width),
             )
             for _ in range(layers)
-        ]  # fmt: skip
+        ]
         for layer in made:
             # A pattern, of which each head has a copy; it is never used itself.
             layer.memory_model.requires_grad_(False)
@@ -134,29 +151,24 @@ def x_transformers(size: "Size", goal: int, device: str) -> "Contestant":
 
     def build(layers: int, hidden: int) -> nn.Module:
         attention = Decoder(
-            dim=size.width, depth=layers, heads=size.heads, attn_dim_head=size.width // size.heads, rotary_pos_emb=True,
+            dim=size.width,
+            depth=layers,
+            heads=size.heads,
+            attn_dim_head=size.width // size.heads,
+            rotary_pos_emb=True,
             ff_mult=hidden / size.width,
-        )  # fmt: skip
-        return ContinuousTransformerWrapper(
-            dim_in=size.width, dim_out=size.width, max_seq_len=0, attn_layers=attention
         )
+        return ContinuousTransformerWrapper(dim_in=size.width, dim_out=size.width, max_seq_len=0, attn_layers=attention)
 
     model = fitted(build, size, goal, device)
 
     def step(x: Tensor, state: Any) -> tuple[Any, Any]:
         # cache_age: how many tokens are new; without it, it would take the last alone.
-        y, found = model(
-            x, cache=state, input_not_include_cache=True, cache_age=x.shape[1], return_intermediates=True
-        )
-        kept = [
-            Intermediates(cached_kv=one.cached_kv, layer_type=one.layer_type)
-            for one in found.attn_intermediates
-        ]
+        y, found = model(x, cache=state, input_not_include_cache=True, cache_age=x.shape[1], return_intermediates=True)
+        kept = [Intermediates(cached_kv=one.cached_kv, layer_type=one.layer_type) for one in found.attn_intermediates]
         return y, LayerIntermediates(attn_intermediates=kept, cache_length=found.cache_length)
 
-    return _peer(
-        "x-transformers", model, lambda rows: None, step, grows=True, whole=lambda x: model(x.flatten(1, 2))
-    )
+    return _peer("x-transformers", model, lambda rows: None, step, grows=True, whole=lambda x: model(x.flatten(1, 2)))
 
 
 def xlstm(size: "Size", goal: int, device: str) -> "Contestant":
@@ -174,10 +186,12 @@ def xlstm(size: "Size", goal: int, device: str) -> "Contestant":
         )
         return xLSTMBlockStack(
             xLSTMBlockStackConfig(
-                mlstm_block=mLSTMBlockConfig(mlstm=layer), context_length=TRAINED_STEPS * size.input_tokens,
-                num_blocks=layers, embedding_dim=size.width,
+                mlstm_block=mLSTMBlockConfig(mlstm=layer),
+                context_length=TRAINED_STEPS * size.input_tokens,
+                num_blocks=layers,
+                embedding_dim=size.width,
             )
-        )  # fmt: skip
+        )
 
     model: Any = fitted(build, size, goal, device, unit=4 * size.heads)
 
@@ -243,9 +257,7 @@ def _extra(package: str) -> Iterator[None]:
             raise MissingExtraError(package, "peers") from error
 
 
-def fitted(
-    build: Build, size: "Size", goal: int, device: str, shallowest: int = 1, unit: int = 8
-) -> nn.Module:
+def fitted(build: Build, size: "Size", goal: int, device: str, shallowest: int = 1, unit: int = 8) -> nn.Module:
     """The module with about `goal` parameters whose layers are nearest to the machine's.
 
     Parameters are as good as linear in the hidden size, so that two sizes tell the one that fits. It is a multiple of `unit`, and
@@ -277,9 +289,13 @@ def _signs(x: Tensor) -> Tensor:
 
 
 def _peer(
-    name: str, model: nn.Module, start: Callable[[int], Any], step: Callable[[Tensor, Any], tuple[Any, Any]],
-    grows: bool = False, whole: Callable[[Tensor], Tensor] | None = None,
-) -> "Contestant":  # fmt: skip
+    name: str,
+    model: nn.Module,
+    start: Callable[[int], Any],
+    step: Callable[[Tensor, Any], tuple[Any, Any]],
+    grows: bool = False,
+    whole: Callable[[Tensor], Tensor] | None = None,
+) -> "Contestant":
     """A peer is trained by `whole`, x [B, T, N, D], if it has a form for all steps at once; else step by step."""
     from tokenturing.bench.contestants import Contestant, loss_of, numbers
 

@@ -45,11 +45,12 @@ def _head(result: Result) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     cores = f"{result['threads']} of {machine['cores']} cores in use"
     return [
-        f"`{result['command']}`", "",
+        f"`{result['command']}`",
+        "",
         f"{machine['processor']}, {cores} ({', '.join(machine['flags'])}); {versions}. Products of matrices reach "
         f"{limits['float32_gflops']:.0f} GFLOP/s in float32 and {limits['bfloat16_gflops']:.0f} in bfloat16, copies "
         f"{limits['copy_gbytes']:.0f} GB/s. All take turns in one run; medians, quartiles in brackets.",
-    ]  # fmt: skip
+    ]
 
 
 def _timed(result: Result, rows: Sequence[Result], what: str) -> list[list[str]]:
@@ -61,10 +62,12 @@ def _timed(result: Result, rows: Sequence[Result], what: str) -> list[list[str]]
     table = [head]
     for row in rows:
         cells = [
-            row["name"], f"{of[row['name']]['parameters'] / 1e6:.2f} M",
+            row["name"],
+            f"{of[row['name']]['parameters'] / 1e6:.2f} M",
             f"{row['median'] * 1e3:.3g} ({row['low'] * 1e3:.3g}-{row['high'] * 1e3:.3g})",
-            f"{row['median'] / base:.2f}" if base else "", _share(result, row, of[row["name"]], what),
-        ]  # fmt: skip
+            f"{row['median'] / base:.2f}" if base else "",
+            _share(result, row, of[row["name"]], what),
+        ]
         table.append([*cells, f"{row['first']:.1f}"] if what == "training" else cells)
     return table
 
@@ -85,8 +88,9 @@ def bound(result: Result, row: Result, what: str) -> tuple[float, str]:
     if what == "training":
         operations, bytes_read = 3 * operations * row["steps"], numbers * 4 * 3
     times = {
-        "arithmetic": operations / rate, "memory": bytes_read / (limits["copy_gbytes"] * 1e9),
-    }  # fmt: skip
+        "arithmetic": operations / rate,
+        "memory": bytes_read / (limits["copy_gbytes"] * 1e9),
+    }
     which = max(times, key=lambda key: times[key])
     return times[which], which
 
@@ -102,9 +106,14 @@ def _positions(rows: Sequence[Result]) -> list[list[str]]:
     table = [["", "position", "ms a step", "state, bytes"]]
     for row in sorted(rows, key=lambda row: (row["name"], row["position"])):
         mark = "" if row["reached"] else " (out of time)"
-        table.append([
-            row["name"], f"{row['position']:,}{mark}", f"{row['median'] * 1e3:.3g}", f"{row['state_bytes']:,}",
-        ])  # fmt: skip
+        table.append(
+            [
+                row["name"],
+                f"{row['position']:,}{mark}",
+                f"{row['median'] * 1e3:.3g}",
+                f"{row['state_bytes']:,}",
+            ]
+        )
     return table
 
 
@@ -156,9 +165,12 @@ def _draw_positions(result: Result, path: Path) -> Path:
         for index, name in enumerate(names):
             here = [row for row in rows if row["name"] == name]
             style: dict[str, Any] = {
-                "color": SERIES[index % len(SERIES)], "marker": MARKS[index % len(MARKS)], "markersize": 4,
-                "linestyle": "-" if index < len(SERIES) else "--", "label": name,
-            }  # fmt: skip
+                "color": SERIES[index % len(SERIES)],
+                "marker": MARKS[index % len(MARKS)],
+                "markersize": 4,
+                "linestyle": "-" if index < len(SERIES) else "--",
+                "label": name,
+            }
             positions = [row["position"] for row in here]
             left.plot(positions, [row["median"] * 1e3 for row in here], **style)
             right.plot(positions, [row["state_bytes"] / 1024 for row in here], **style)
@@ -176,17 +188,21 @@ def _draw_positions(result: Result, path: Path) -> Path:
 def _draw_memory(result: Result, path: Path) -> Path:
     rows = result["memory"]
     kinds = {
-        "none": lambda row: row["recompute"] == 0, "16": lambda row: row["recompute"] == 16,
+        "none": lambda row: row["recompute"] == 0,
+        "16": lambda row: row["recompute"] == 16,
         "root of the length": lambda row: row["recompute"] not in (0, 16),
-    }  # fmt: skip
+    }
     with figure(5.2, 3.4) as drawn:
         axes = drawn.subplots()
         for index, (label, belongs) in enumerate(kinds.items()):
             here = [row for row in rows if belongs(row)]
             axes.plot(
-                [row["steps"] for row in here], [row["grown_mib"] for row in here], color=SERIES[index],
-                marker=MARKS[index], label=f"recompute: {label}",
-            )  # fmt: skip
+                [row["steps"] for row in here],
+                [row["grown_mib"] for row in here],
+                color=SERIES[index],
+                marker=MARKS[index],
+                label=f"recompute: {label}",
+            )
         axes.set_xlabel("steps of a stream")
         axes.set_title("memory of one training step, MiB")
         axes.grid()

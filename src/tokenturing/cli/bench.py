@@ -19,9 +19,7 @@ WHAT = ("step", "training", "position", "memory")
 
 
 def bench(
-    what: Annotated[
-        Positional[tuple[str, ...]], given("WHAT", hint="(step, training, position, memory; all)")
-    ] = (),
+    what: Annotated[Positional[tuple[str, ...]], given("WHAT", hint="(step, training, position, memory; all)")] = (),
     size: Literal["small", "paper"] = "small",
     models: Annotated[str, given("NAME,...", hint="(default: all)")] = "",
     batches: Annotated[str, given("B,...", hint=None)] = "1,8",
@@ -67,16 +65,20 @@ def bench(
     torch.manual_seed(0)
     shape = SIZES[size]
     result: dict[str, Any] = {
-        "command": _command(), "size": size, "threads": threads, "device": device, "machine": describe(),
-        "limits": limits(device), "multiply_adds": multiply_adds(shape.machine(), shape.input_tokens),
-    }  # fmt: skip
+        "command": _command(),
+        "size": size,
+        "threads": threads,
+        "device": device,
+        "machine": describe(),
+        "limits": limits(device),
+        "multiply_adds": multiply_adds(shape.machine(), shape.input_tokens),
+    }
     with tempfile.TemporaryDirectory() as folder:
         found, skipped = contestants(shape, Path(folder), threads, device, only)
         found, broken = _runnable(found, inputs(shape, 1, device=device))
         result["skipped"] = skipped | broken
         result["contestants"] = [
-            {"name": one.name, "kind": one.kind, "parameters": one.parameters, "grows": one.grows}
-            for one in found
+            {"name": one.name, "kind": one.kind, "parameters": one.parameters, "grows": one.grows} for one in found
         ]
         _measure(result, chosen, found, shape, rows, rounds, steps, seconds)
     out.mkdir(parents=True, exist_ok=True)
@@ -120,9 +122,15 @@ def _runnable(found: "list[Contestant]", x: Any) -> "tuple[list[Contestant], dic
 
 
 def _measure(
-    result: dict[str, Any], chosen: tuple[str, ...], found: "list[Contestant]", size: "Size", batches: list[int],
-    rounds: int, steps: int, seconds: float,
-) -> None:  # fmt: skip
+    result: dict[str, Any],
+    chosen: tuple[str, ...],
+    found: "list[Contestant]",
+    size: "Size",
+    batches: list[int],
+    rounds: int,
+    steps: int,
+    seconds: float,
+) -> None:
     from tokenturing.bench.measure import POSITIONS, by_position, step_latency, training
     from tokenturing.bench.memory import recompute_memory
     from tokenturing.cli.common import Progress
@@ -133,9 +141,7 @@ def _measure(
             result["step"] = step_latency(found, size, batches, rounds, device, bar.update)
     if "training" in chosen:
         with Progress("training") as bar:
-            result["training"], failed = training(
-                found, size, max(rounds // 4, 1), device=device, report=bar.update
-            )
+            result["training"], failed = training(found, size, max(rounds // 4, 1), device=device, report=bar.update)
             result["skipped"] |= {f"{name}, training": reason for name, reason in failed.items()}
     if "position" in chosen:
         positions = [*(p for p in POSITIONS if p < steps), steps]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 from tokenturing.errors import MissingExtraError, OptionError
 
 if TYPE_CHECKING:
-    from tokenturing.models.recall import RecallModel
     from tokenturing.runtime import Runtime
+    from tokenturing.tasks.recall.model import RecallModel
 
 PLAIN_SECONDS = 10.0
 """between two lines of progress where standard error is no terminal"""
@@ -20,7 +20,7 @@ PLAIN_SECONDS = 10.0
 def load_recall_model(folder_or_name: str) -> "RecallModel":
     """A trained recall model by its folder, its run's folder or the name it was shipped under."""
     from tokenturing.checkpoint import load
-    from tokenturing.models.recall import RecallModel
+    from tokenturing.tasks.recall.model import RecallModel
 
     model = load(model_folder(folder_or_name))
     if not isinstance(model, RecallModel):
@@ -94,10 +94,14 @@ class Progress:
         self.label = label
         self.console = Console(stderr=True)
         columns = (
-            parts.TextColumn("{task.description}"), parts.BarColumn(bar_width=24),
-            parts.TaskProgressColumn(), parts.TimeElapsedColumn(), parts.TextColumn("left"),
-            parts.TimeRemainingColumn(), parts.TextColumn("{task.fields[note]}"),
-        )  # fmt: skip
+            parts.TextColumn("{task.description}"),
+            parts.BarColumn(bar_width=24),
+            parts.TaskProgressColumn(),
+            parts.TimeElapsedColumn(),
+            parts.TextColumn("left"),
+            parts.TimeRemainingColumn(),
+            parts.TextColumn("{task.fields[note]}"),
+        )
         self.bar = parts.Progress(
             *columns,
             console=self.console,

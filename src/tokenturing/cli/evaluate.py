@@ -11,8 +11,8 @@ from tokenturing.cli.options import given
 from tokenturing.errors import OptionError
 
 if TYPE_CHECKING:
-    from tokenturing.evaluate.recall import Row
-    from tokenturing.tasks.speech import SpeechBank
+    from tokenturing.tasks.recall.probe import Row
+    from tokenturing.tasks.recall.voices.bank import SpeechBank
 
 
 def evaluate(
@@ -37,9 +37,9 @@ def evaluate(
         threads: cores to use.
     """
     from tokenturing.cli.common import Progress, display_names, load_recall_model, notes_of
-    from tokenturing.evaluate.recall import evaluate as measure
     from tokenturing.runtime import is_export
     from tokenturing.runtime import load as load_export
+    from tokenturing.tasks.recall.probe import evaluate as measure
 
     if not checkpoints:
         raise OptionError("evaluate needs a checkpoint: a folder, or a name such as recall-ttm")
@@ -62,7 +62,7 @@ def evaluate(
 
 def parse_delays(text: str) -> list[float]:
     """ "0.5,5" -> [0.5, 5.0], ascending, each once."""
-    from tokenturing.evaluate.recall import delay_steps
+    from tokenturing.tasks.recall.probe import delay_steps
 
     try:
         seconds = [float(part) for part in text.split(",")]
@@ -75,8 +75,8 @@ def parse_delays(text: str) -> list[float]:
 def held_out_voices(folder: str, notes: Sequence[Mapping[str, Any]]) -> "SpeechBank":
     """Voices that none of the checkpoints with these notes was trained on."""
     from tokenturing.cli.common import voices
-    from tokenturing.tasks.speech import cached_bank
-    from tokenturing.tasks.utterances import recorded, speakers
+    from tokenturing.tasks.recall.voices.bank import cached_bank
+    from tokenturing.tasks.recall.voices.utterances import recorded, speakers
 
     with voices():
         if not folder:

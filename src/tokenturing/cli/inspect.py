@@ -71,10 +71,11 @@ def _show_writes(name: str) -> None:
 
     from tokenturing.checkpoint import load
     from tokenturing.cli.common import model_folder
-    from tokenturing.demo.minute import make_minute
-    from tokenturing.demo.watching import watch
     from tokenturing.evaluate.trace import machine_of
-    from tokenturing.models.recall import NOTHING, RecallModel
+    from tokenturing.tasks.recall.eyes.perception import NOTHING
+    from tokenturing.tasks.recall.minute import make_minute
+    from tokenturing.tasks.recall.model import RecallModel
+    from tokenturing.tasks.recall.watching import watch
 
     model = load(model_folder(name))
     if not isinstance(model, RecallModel):
@@ -114,7 +115,7 @@ def _costs(model: Any) -> dict[str, int]:
     """Multiply-adds of the parts of a step."""
     from tokenturing.evaluate.cost import multiply_adds
     from tokenturing.models.contract import RecurrentModel
-    from tokenturing.models.recall import INPUT_TOKENS, RecallModel
+    from tokenturing.tasks.recall.model import INPUT_TOKENS, RecallModel
 
     if isinstance(model, RecallModel):
         remembering = multiply_adds(model.memory, INPUT_TOKENS)
@@ -129,8 +130,8 @@ def _perceiving(perception: "nn.Module") -> int:
     import torch
 
     from tokenturing.evaluate.cost import count
-    from tokenturing.models.recall import SOUND_FEATURES
-    from tokenturing.tasks.scenes import SIZE
+    from tokenturing.tasks.recall.eyes.perception import SOUND_FEATURES
+    from tokenturing.tasks.recall.world.scenes import SIZE
 
     return count(perception, torch.zeros(1, SIZE, SIZE), torch.zeros(1, SOUND_FEATURES))
 
@@ -142,7 +143,7 @@ def _count(module: "nn.Module") -> int:
 def _show_figures(name: str, figures: Any) -> None:
     """The figures noted in a checkpoint, as `evaluate` would show them."""
     from tokenturing.cli.evaluate import show
-    from tokenturing.evaluate.recall import Row
+    from tokenturing.tasks.recall.probe import Row
 
     fields = ("kind", "delay", "accuracy", "low", "high", "count")
     tables: dict[str, list[Row]] = {}

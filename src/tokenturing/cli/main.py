@@ -48,9 +48,7 @@ def _parse_and_run(arguments: list[str]) -> None:
     except ImportError as error:
         raise MissingExtraError("tyro", "cli") from error
 
-    tyro.extras.subcommand_cli_from_dict(
-        commands(), prog="tokenturing", description=DESCRIPTION, args=arguments or ["--help"]
-    )
+    tyro.extras.subcommand_cli_from_dict(commands(), prog="tokenturing", description=DESCRIPTION, args=arguments or ["--help"])
 
 
 def _one_line(error: BaseException) -> str:

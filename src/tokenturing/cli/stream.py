@@ -11,14 +11,14 @@ from tyro.conf import Positional, UseAppendAction
 
 from tokenturing.cli.options import given
 from tokenturing.errors import OptionError
+from tokenturing.media.clock import STEP_SECONDS
 
 if TYPE_CHECKING:
-    from tokenturing.cli.watcher import Answer, Watcher
-    from tokenturing.encoders.media import Media
+    from tokenturing.media.steps import Media
+    from tokenturing.tasks.recall.session import Answer, Watcher
 
 ROTATION = ("seen 1 last", "heard 1 last", "how long ago seen", "seen 2 last", "heard 2 last")
 EVERY = 2.0
-STEP_SECONDS = 0.08
 ROUNDING = 1e-6
 
 
@@ -49,8 +49,8 @@ def stream(
         jsonl: write everything to this file as well, one JSON object a line.
     """
     from tokenturing.cli.common import load_runtime, voices
-    from tokenturing.cli.watcher import Watcher
-    from tokenturing.encoders.media import open_media
+    from tokenturing.media.steps import open_media
+    from tokenturing.tasks.recall.session import Watcher
 
     asked = parse_questions([text for group in ask for text in group])
     seconds = (0.0 if ask else EVERY) if every is None else every
@@ -69,7 +69,7 @@ def stream(
 def parse_questions(texts: Sequence[str]) -> list[Due]:
     """ "12.0 seen 2 last" -> when and what, by time."""
     from tokenturing.errors import choose
-    from tokenturing.tasks.questions import QUESTIONS
+    from tokenturing.tasks.recall.world.questions import QUESTIONS
 
     due = []
     for text in texts:
@@ -77,9 +77,7 @@ def parse_questions(texts: Sequence[str]) -> list[Due]:
         try:
             seconds = float(time)
         except ValueError:
-            raise OptionError(
-                f'--ask "{text}": expected "SECONDS QUESTION", as in "12.0 seen 2 last"'
-            ) from None
+            raise OptionError(f'--ask "{text}": expected "SECONDS QUESTION", as in "12.0 seen 2 last"') from None
         due.append(Due(seconds, choose("question", " ".join(question.split()), QUESTIONS)))
     return sorted(due)
 
@@ -119,7 +117,7 @@ def _announce(source: str, media: "Media") -> None:
 
 def _watch(media: "Media", watcher: "Watcher", schedule: Schedule, output: "Output") -> None:
     """All steps of the media, then every question once; Ctrl-C ends it early, with the questions."""
-    from tokenturing.tasks.questions import QUESTIONS
+    from tokenturing.tasks.recall.world.questions import QUESTIONS
 
     seconds, interrupted = 0.0, False
     try:
@@ -160,18 +158,21 @@ class Output:
     def event(self, time: float, sense: str, digit: int, confidence: float) -> None:
         """Something was noticed."""
         print(f"{_clock(time)}  ({sense} {digit})", flush=True)
-        self._write(
-            {"time": round(time, 2), "event": sense, "digit": digit, "confidence": round(confidence, 4)}
-        )
+        self._write({"time": round(time, 2), "event": sense, "digit": digit, "confidence": round(confidence, 4)})
 
     def answers(self, time: float, answers: Sequence["Answer"], final: bool = False) -> None:
         """Questions were answered."""
         for answer in answers:
             print(f"{_clock(time)}  {answer.question}? {answer.answer} ({answer.confidence:.0%})", flush=True)
             self._write(
-                {"time": round(time, 2), "question": answer.question, "answer": answer.answer,
-                 "confidence": round(answer.confidence, 4), "final": final}
-            )  # fmt: skip
+                {
+                    "time": round(time, 2),
+                    "question": answer.question,
+                    "answer": answer.answer,
+                    "confidence": round(answer.confidence, 4),
+                    "final": final,
+                }
+            )
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.file is not None:

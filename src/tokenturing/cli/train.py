@@ -53,10 +53,10 @@ def _find(recipe: str) -> Path:
 
 def _train_recall(recipe: "Recipe", folder: Path) -> None:
     from tokenturing.cli.common import Progress, voices
-    from tokenturing.train.checkpoints import FILE
-    from tokenturing.train.data import training_banks
+    from tokenturing.tasks.recall.tokens import training_banks
+    from tokenturing.train.distributed import Workers
     from tokenturing.train.loop import train as train_model
-    from tokenturing.train.parallel import Workers
+    from tokenturing.train.resume import FILE
 
     workers = Workers(recipe.train.rows)
     if workers.first and (folder / FILE).exists():
@@ -103,9 +103,9 @@ def _train_perception(recipe: "Recipe", folder: Path) -> None:
 
     from tokenturing.checkpoint import save
     from tokenturing.cli.common import Progress, voices
-    from tokenturing.tasks.speech import cached_bank
-    from tokenturing.train.data import training_banks
-    from tokenturing.train.perception import perception_figures, train_perception
+    from tokenturing.tasks.recall.eyes.training import perception_figures, train_perception
+    from tokenturing.tasks.recall.tokens import training_banks
+    from tokenturing.tasks.recall.voices.bank import cached_bank
 
     torch.set_num_threads(recipe.train.threads)
     with voices():
@@ -120,14 +120,15 @@ def _train_perception(recipe: "Recipe", folder: Path) -> None:
             progress.update(done, total, _note(metrics))
 
         train = recipe.train
-        model = train_perception(
-            banks, updates=train.updates, seed=train.seed, rate=train.rate, report=report
-        )
+        model = train_perception(banks, updates=train.updates, seed=train.seed, rate=train.rate, report=report)
     figures = perception_figures(model, held_out, "validation")
     notes = {
-        "recipe": recipe.to_dict(), "seed": train.seed, "seconds": round(seconds),
-        "human_speakers": list(speakers), "validation": figures,
-    }  # fmt: skip
+        "recipe": recipe.to_dict(),
+        "seed": train.seed,
+        "seconds": round(seconds),
+        "human_speakers": list(speakers),
+        "validation": figures,
+    }
     save(model, folder / "model", notes=notes)
     _print_shares("shares on single steps of validation images and voices", figures)
     print(f"the perception is in {folder / 'model'}")

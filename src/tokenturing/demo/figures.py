@@ -8,11 +8,11 @@ from typing import Any
 
 from tokenturing.checkpoint import load, shipped
 from tokenturing.errors import TokenTuringError
+from tokenturing.evaluate.figures import wilson
 from tokenturing.evaluate.growth import Size, growth
-from tokenturing.evaluate.intervals import wilson
+from tokenturing.media.clock import STEP_SECONDS
 from tokenturing.models.contract import RecurrentModel
-from tokenturing.models.recall import INPUT_TOKENS, RecallModel, build_memory
-from tokenturing.tasks.questions import STEP_SECONDS
+from tokenturing.tasks.recall.model import INPUT_TOKENS, RecallModel, build_memory
 from tokenturing.train.recipe import load_recipe
 from tokenturing.viz.curves import Length, Share
 
@@ -29,10 +29,13 @@ GROUPS = {
 }
 """title: kinds of question and whose voices ("": synthesised ones)"""
 NAMES = {
-    "TokenTuringMachine": "Token Turing Machine", "Memoryless": "no memory", "TemporalMixer": "temporal Mixer",
-    "WindowTransformer": "window Transformer", "FullTransformer": "full Transformer",
+    "TokenTuringMachine": "Token Turing Machine",
+    "Memoryless": "no memory",
+    "TemporalMixer": "temporal Mixer",
+    "WindowTransformer": "window Transformer",
+    "FullTransformer": "full Transformer",
     "RecurrentTransformer": "recurrent Transformer",
-}  # fmt: skip
+}
 FIELDS = ("kind", "delay", "accuracy", "low", "high", "count")
 
 
@@ -111,8 +114,6 @@ def _pooled(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str], voices: str
 def by_length(compared: Sequence[Compared]) -> dict[str, list[Length]]:
     """Model -> cost and size by the length of the stream."""
     return {
-        model.name: [
-            Length(size.steps * STEP_SECONDS, size.multiply_adds, size.nbytes) for size in model.sizes
-        ]
+        model.name: [Length(size.steps * STEP_SECONDS, size.multiply_adds, size.nbytes) for size in model.sizes]
         for model in compared
     }

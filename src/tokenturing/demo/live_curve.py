@@ -4,7 +4,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from tokenturing.demo.training import DEPTH, Learned, Point, learn
+from tokenturing.tasks.last_digits.task import DEPTH, Learned, Point, learn
 
 WIDTH, HEIGHT = 60, 12
 COLORS = ("magenta", "yellow", "green", "blue")
@@ -19,9 +19,7 @@ def learn_live(seconds: float, console: Console) -> Learned:
     with Live(console=console, auto_refresh=False) as live:
         return learn(
             seconds,
-            lambda point, learned: live.update(
-                Group(chart(learned, seconds), Text(line(point, learned))), refresh=True
-            ),
+            lambda point, learned: live.update(Group(chart(learned, seconds), Text(line(point, learned))), refresh=True),
         )
 
 

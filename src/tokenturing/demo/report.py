@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenturing.demo.figures import Compared, by_delay, by_length
-from tokenturing.demo.minute import FADING, Minute
-from tokenturing.demo.training import DEPTH, Learned
-from tokenturing.demo.watching import Watched
 from tokenturing.evaluate.trace import holdings
 from tokenturing.files import write_file
-from tokenturing.tasks.questions import KINDS, STEP_SECONDS
+from tokenturing.media.clock import STEP_SECONDS
+from tokenturing.tasks.last_digits.task import DEPTH, Learned
+from tokenturing.tasks.recall.minute import FADING, Minute
+from tokenturing.tasks.recall.watching import Watched
+from tokenturing.tasks.recall.world.questions import KINDS
 from tokenturing.viz.curves import delay_figure, growth_figure, learning_figure, long_figure, readable
 from tokenturing.viz.memory import Happening, Question, memory_figure, stream_figure
 from tokenturing.viz.page import Section, page, table
@@ -17,9 +18,7 @@ from tokenturing.viz.page import Section, page, table
 ORDINALS = ("last", "second last", "third last", "fourth last")
 
 
-def write_report(
-    path: Path, minute: Minute, watched: Watched, learned: Learned, compared: Sequence[Compared]
-) -> None:
+def write_report(path: Path, minute: Minute, watched: Watched, learned: Learned, compared: Sequence[Compared]) -> None:
     """Put everything on one page."""
     sections = [
         _stream(minute, watched),
@@ -42,9 +41,7 @@ def _lead(watched: Watched, compared: Sequence[Compared]) -> str:
     if growing:
         most = max(growing, key=lambda model: model.sizes[-1].nbytes)
         ratio = most.sizes[-1].nbytes / compared[0].sizes[-1].nbytes
-        last += (
-            f", while a model that keeps everything ({most.name}) needs {ratio:,.0f} times the room by then"
-        )
+        last += f", while a model that keeps everything ({most.name}) needs {ratio:,.0f} times the room by then"
     return (
         "A Token Turing Machine is a neural network that looks and listens without end and keeps what "
         f"matters in a notebook of only {slots} lines, its memory. Below it watches one minute in which "
@@ -63,18 +60,14 @@ def happenings(minute: Minute) -> list[Happening]:
     for event in minute.events:
         seen = event.kind == "seen"
         step = (event.first + event.last - FADING) // 2 if seen else event.first
-        found.append(
-            Happening(event.kind, event.digit, step * STEP_SECONDS, minute.frames[step] if seen else None)
-        )
+        found.append(Happening(event.kind, event.digit, step * STEP_SECONDS, minute.frames[step] if seen else None))
     return found
 
 
 def _stream(minute: Minute, watched: Watched) -> Section:
     questions = [Question(asked.step * STEP_SECONDS, asked.right) for asked in watched.asked]
     wrong = [asked for asked in watched.asked if not asked.right]
-    rows = [
-        (f"{asked.step * STEP_SECONDS:.1f} s", asked.question, asked.answer, asked.truth) for asked in wrong
-    ]
+    rows = [(f"{asked.step * STEP_SECONDS:.1f} s", asked.question, asked.answer, asked.truth) for asked in wrong]
     listed = table(("when", "question", "its answer", "the truth"), rows) if rows else ""
     return Section(
         "The minute it watched",
@@ -153,18 +146,17 @@ def _share(row: dict | None) -> str:
 
 def _growth(compared: Sequence[Compared]) -> list[Section]:
     first, last = (readable(compared[0].sizes[at].steps * STEP_SECONDS) for at in (0, -1))
-    head = [
-        "model", "parameters", f"cost at {first}", f"cost at {last}", f"state at {first}", f"state at {last}", "trained in"
-    ]  # fmt: skip
+    head = ["model", "parameters", f"cost at {first}", f"cost at {last}", f"state at {first}", f"state at {last}", "trained in"]
     rows = [
         [
-            model.name, f"{model.parameters:,}",
+            model.name,
+            f"{model.parameters:,}",
             *(f"{model.sizes[at].multiply_adds / 1e6:.2f} M" for at in (0, -1)),
             *(f"{model.sizes[at].nbytes / 1e3:,.1f} kB" for at in (0, -1)),
             f"{model.notes['seconds'] / 60:.0f} min" if "seconds" in model.notes else "-",
         ]
         for model in compared
-    ]  # fmt: skip
+    ]
     return [
         Section(
             "What it costs",
@@ -188,9 +180,7 @@ def _long(compared: Sequence[Compared]) -> list[Section]:
             f"{last['steps']:,} steps without a break",
             f"One stream of {last['steps'] * STEP_SECONDS / 3600:.0f} hours at 12.5 steps a second ({name}): the time "
             f"of a step and the memory of the process along the way. At its end the state is {last['state_bytes']:,} bytes.",
-            long_figure(
-                steps, [row["median_ms"] for row in rows], [row["resident_mib"] for row in rows], "long"
-            ),
+            long_figure(steps, [row["median_ms"] for row in rows], [row["resident_mib"] for row in rows], "long"),
             "Measured by benchmarks/long_stream.py on one core.",
         )
     ]

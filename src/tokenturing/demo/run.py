@@ -8,14 +8,14 @@ from rich.console import Console
 from tokenturing.checkpoint import load
 from tokenturing.demo.figures import LENGTHS, compare
 from tokenturing.demo.live_curve import learn_live
-from tokenturing.demo.minute import Minute, make_minute
 from tokenturing.demo.report import write_report
 from tokenturing.demo.terminal import show
-from tokenturing.demo.video import write_video
-from tokenturing.demo.watching import Watched, watch
 from tokenturing.errors import MissingExtraError, OptionError
 from tokenturing.evaluate.trace import machine_of
-from tokenturing.models.recall import RecallModel
+from tokenturing.media.writer import write_video
+from tokenturing.tasks.recall.minute import Minute, make_minute
+from tokenturing.tasks.recall.model import RecallModel
+from tokenturing.tasks.recall.watching import Watched, watch
 
 TRAINING_SECONDS, SPEED = 100.0, 4.0
 FAST_SECONDS, FAST_SPEED = 8.0, 1000.0
@@ -27,9 +27,7 @@ def run(out: Path, model_name: str, fast: bool, console: Console) -> Path:
     model = _load(model_name)
     seconds, speed = (FAST_SECONDS, FAST_SPEED) if fast else (TRAINING_SECONDS, SPEED)
     console.rule(f"1. A small Token Turing Machine learns from nothing ({seconds:.0f} s)")
-    console.print(
-        "Real handwritten digits pass by; it is to recall the last four. It starts as random numbers."
-    )
+    console.print("Real handwritten digits pass by; it is to recall the last four. It starts as random numbers.")
     learned = learn_live(seconds, console)
     console.rule(f"2. {model_name} watches a minute of pictures and sound that it was never trained on")
     minute = make_minute()
@@ -40,9 +38,7 @@ def run(out: Path, model_name: str, fast: bool, console: Console) -> Path:
         report = out / "report.html"
         write_report(report, minute, Watched.of(moments), learned, compared)
         video = _write_video(out / "minute.mp4", minute)
-    console.print(
-        f"Open [bold]{report}[/] in a browser: the minute, the memory, every model's figures and costs."
-    )
+    console.print(f"Open [bold]{report}[/] in a browser: the minute, the memory, every model's figures and costs.")
     if video is not None:
         console.print(f"Or let it watch a file: tokenturing stream {model_name} {video}")
     return report

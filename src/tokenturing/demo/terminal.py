@@ -16,10 +16,11 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from tokenturing.demo.minute import Minute
-from tokenturing.demo.watching import Asked, Moment
 from tokenturing.evaluate.trace import EMPTY, Holdings
-from tokenturing.tasks.questions import NOTHING, STEP_SECONDS
+from tokenturing.media.clock import STEP_SECONDS
+from tokenturing.tasks.recall.minute import Minute
+from tokenturing.tasks.recall.watching import Asked, Moment
+from tokenturing.tasks.recall.world.questions import NOTHING
 
 FRAMES_PER_SECOND = 12
 SLOTS_PER_COLUMN = 16
@@ -55,9 +56,7 @@ _PAIRS: dict[tuple[int, int], Style] = {}
 def _grey_pair(top: int, bottom: int) -> Style:
     if (top, bottom) not in _PAIRS:
         fore, back = (round(level * 255 / (GREYS - 1)) for level in (top, bottom))
-        _PAIRS[top, bottom] = Style(
-            color=Color.from_rgb(fore, fore, fore), bgcolor=Color.from_rgb(back, back, back)
-        )
+        _PAIRS[top, bottom] = Style(color=Color.from_rgb(fore, fore, fore), bgcolor=Color.from_rgb(back, back, back))
     return _PAIRS[top, bottom]
 
 
@@ -97,13 +96,12 @@ class Screen:
         step = self.moment.step
         head = Text.assemble(
             (f" {clock(step)} of {clock(len(self.minute.frames))}  ", "bold"),
-            _now("eyes", self.moment.sees), _now("ears", self.moment.hears),
-        )  # fmt: skip
+            _now("eyes", self.moment.sees),
+            _now("ears", self.moment.hears),
+        )
         picture = half_blocks(self.minute.frames[step])
         frame = Panel(picture, title="what it sees", width=FRAME_WIDTH, padding=0)
-        memory = Panel(
-            self._memory(self.moment), title="its memory", subtitle=LEGEND, width=self.memory_width
-        )
+        memory = Panel(self._memory(self.moment), title="its memory", subtitle=LEGEND, width=self.memory_width)
         title = f"questions: {self.right} of {self.count} right"
         questions = Panel(self._questions(), title=title, width=QUESTION_WIDTH)
         upper = Table.grid()
@@ -155,18 +153,14 @@ def question_line(asked: Asked) -> Text:
     return Text.assemble((f"{clock(asked.step)}  ", "dim"), f"{asked.question}? ", answer)
 
 
-def show(
-    minute: Minute, moments: Iterable[Moment], slots: int, speed: float, console: Console
-) -> list[Moment]:
+def show(minute: Minute, moments: Iterable[Moment], slots: int, speed: float, console: Console) -> list[Moment]:
     """Show each moment as it comes, at most `speed` times as fast as life -> all of them."""
     if console.is_terminal:
         return _show_live(minute, moments, slots, speed, console)
     return _show_lines(minute, moments, console)
 
 
-def _show_live(
-    minute: Minute, moments: Iterable[Moment], slots: int, speed: float, console: Console
-) -> list[Moment]:
+def _show_live(minute: Minute, moments: Iterable[Moment], slots: int, speed: float, console: Console) -> list[Moment]:
     screen = Screen(minute, slots, console.width, console.height)
     seen: list[Moment] = []
     began = drawn = time.monotonic()

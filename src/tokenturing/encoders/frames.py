@@ -22,10 +22,13 @@ class FrameEncoder(nn.Module):
         super().__init__()
         first, second = channels
         self.convolutions = nn.Sequential(
-            nn.Conv2d(1, first, 5, stride=2, padding=2), nn.ReLU(),
-            nn.Conv2d(first, second, 3, stride=2, padding=1), nn.ReLU(),
-            nn.Conv2d(second, width, 3, stride=2, padding=1), nn.ReLU(),
-        )  # fmt: skip
+            nn.Conv2d(1, first, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.Conv2d(first, second, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(second, width, 3, stride=2, padding=1),
+            nn.ReLU(),
+        )
         self.summarizer = MLPSummarizer(width, tokens)
         self.out = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width))
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SAMPLE_RATE = 16_000
-STEP_SAMPLES = 1_280  # 80 ms
+from tokenturing.media.clock import STEP_SAMPLES
+
 EMBEDDING_WIDTH = 96
 MEL_BANDS = 32
 WINDOW_FRAMES = 76  # mel frames that one embedding sees

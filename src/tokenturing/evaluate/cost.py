@@ -13,8 +13,8 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from tokenturing.models.contract import RecurrentModel
 from tokenturing.processors.mixer import MixerProcessor
 from tokenturing.processors.transformer import TransformerProcessor
-from tokenturing.scenic_machine import ScenicTokenTuringMachine
-from tokenturing.scenic_units import Encoder, TokenLearnerModuleV11
+from tokenturing.scenic.machine import ScenicTokenTuringMachine
+from tokenturing.scenic.units import Encoder, TokenLearnerModuleV11
 
 TOLERANCE = 0.03
 """A row counts as reproduced within this share of the paper's number."""
@@ -145,9 +145,14 @@ def paper_table() -> list[CostRow]:
 
 def _machine(input_tokens: int, **fields: Any) -> float:
     model = ScenicTokenTuringMachine(
-        WIDTH, process_size=READ_TOKENS, memory_size=MEMORY_TOKENS, num_layers=LAYERS, num_heads=HEADS,
-        mlp_dim=HIDDEN, **fields,
-    )  # fmt: skip
+        WIDTH,
+        process_size=READ_TOKENS,
+        memory_size=MEMORY_TOKENS,
+        num_layers=LAYERS,
+        num_heads=HEADS,
+        mlp_dim=HIDDEN,
+        **fields,
+    )
     return multiply_adds(model, input_tokens) / 1e9
 
 
@@ -178,13 +183,18 @@ def _machine_rows() -> list[CostRow]:
 
 def _ablation_rows() -> list[CostRow]:
     return [
-        CostRow("pooling summariser, N = 3136", 0.206, _transformer(READ_TOKENS),
-                "the processor alone: a mean multiplies nothing"),
+        CostRow(
+            "pooling summariser, N = 3136", 0.206, _transformer(READ_TOKENS), "the processor alone: a mean multiplies nothing"
+        ),
         CostRow("latent-query summariser, N = 3136", 8.537, _machine(PATCHES, memory_mode="TL-MHA")),
         CostRow("erase-and-add write, N = 3136", 0.423, _machine(PATCHES, memory_mode="TL-AddErase")),
-        CostRow("concatenating write, N = 3136", 0.920, _growing_memory(),
-                f"the mean of {SEGMENT_STEPS} steps if every token is kept; if the newest M are, 0.405"),
-    ]  # fmt: skip
+        CostRow(
+            "concatenating write, N = 3136",
+            0.920,
+            _growing_memory(),
+            f"the mean of {SEGMENT_STEPS} steps if every token is kept; if the newest M are, 0.405",
+        ),
+    ]
 
 
 def _growing_memory() -> float:
@@ -213,12 +223,13 @@ def _odd_rows() -> list[CostRow]:
     causal = "a whole pass, of which a mask saves nothing; one Dense and attention 128 wide would give "
     lstm = nn.LSTM(WIDTH, WIDTH, batch_first=True)
     return [
-        CostRow("recurrent Transformer, 3136 + 16", 17.10, _transformer(PATCHES + READ_TOKENS),
-                "every token attends to every other"),
+        CostRow(
+            "recurrent Transformer, 3136 + 16", 17.10, _transformer(PATCHES + READ_TOKENS), "every token attends to every other"
+        ),
         CostRow("causal Transformer, 96 tokens", 0.523, _transformer(SHORT), causal + "0.519"),
         CostRow("causal Transformer, 3360 tokens", 29.695, _transformer(LONG), causal + "29.40"),
         CostRow("LSTM, N = 16", 0.107, _on_tokens(lstm, POOLED), "one layer, 768 wide, over 16 tokens"),
-    ]  # fmt: skip
+    ]
 
 
 def format_table(rows: list[CostRow]) -> str:

@@ -35,9 +35,7 @@ def growth(model: RecurrentModel, input_tokens: int, lengths: Sequence[int]) -> 
     """
     model.eval()
     start = model.initial_state(1)
-    grows = _numbers(model, input_tokens, start) != _numbers(
-        model, input_tokens, _go_on(model, input_tokens, start, PROBE)
-    )
+    grows = _numbers(model, input_tokens, start) != _numbers(model, input_tokens, _go_on(model, input_tokens, start, PROBE))
     at, state, found = 0, start, []
     for length in sorted(lengths):
         if grows:

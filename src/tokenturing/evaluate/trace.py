@@ -47,9 +47,7 @@ def machine_of(memory: RecurrentModel) -> TokenTuringMachine:
 
 
 @torch.no_grad()
-def trace_step(
-    memory: RecurrentModel, x: Tensor, state: Any, token_mask: Tensor
-) -> tuple[Tensor, Any, StepTrace]:
+def trace_step(memory: RecurrentModel, x: Tensor, state: Any, token_mask: Tensor) -> tuple[Tensor, Any, StepTrace]:
     """`memory.step` for one row, and what happened inside.
 
     Args:

@@ -34,6 +34,4 @@ class EagerEngine:
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
         arrays = {name: torch.from_numpy(feed[name]) for name in self.inputs}
         inputs = tuple(arrays[name] for name in self._names)
-        return [
-            part.numpy() for part in self._graph(inputs, tuple(arrays[name] for name in self._graph.names))
-        ]
+        return [part.numpy() for part in self._graph(inputs, tuple(arrays[name] for name in self._graph.names))]

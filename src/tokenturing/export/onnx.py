@@ -42,14 +42,10 @@ def export_onnx(model: nn.Module, folder: str | Path, *, precision: str = "float
     choose("precision", precision, PRECISIONS)
     folder = Path(folder)
     if folder.exists() and not ((folder / DESCRIPTION).is_file() or _is_empty_folder(folder)):
-        raise CheckpointError(
-            f"{folder} is there and holds no export: expected a folder, or a name that is free"
-        )
+        raise CheckpointError(f"{folder} is there and holds no export: expected a folder, or a name that is free")
     graph = StepGraph(model)
     if leaf := growing(graph):
-        raise OptionError(
-            f"the state's {leaf} grows with the stream: expected a model whose state keeps its size"
-        )
+        raise OptionError(f"the state's {leaf} grows with the stream: expected a model whose state keeps its size")
     aside = beside(folder.absolute())
     aside.mkdir(parents=True)
     try:
@@ -88,11 +84,14 @@ def _write_graph(graph: StepGraph, file: Path) -> None:
     leaves = tuple(graph.initial_leaves(len(next(iter(inputs.values())))).values())
     with _quiet():
         program = torch.onnx.export(
-            graph, (tuple(inputs.values()), leaves), dynamo=True, verbose=False,
+            graph,
+            (tuple(inputs.values()), leaves),
+            dynamo=True,
+            verbose=False,
             input_names=[*inputs, *graph.names],
             output_names=["y", *(f"next_{name}" for name in graph.names), *graph.perceived],
             dynamic_shapes=(tuple(dynamic for _ in inputs), tuple({0: rows} for _ in leaves)),
-        )  # fmt: skip
+        )
     assert program is not None
     program.save(str(file), external_data=False)
 
@@ -137,9 +136,7 @@ def _compare(graph: StepGraph, folder: Path) -> None:
     for name, came, wanted in zip(names, (y, *state, *perceived.values()), expected, strict=True):
         error = float(np.abs(came.astype(np.float64) - wanted).max())
         if not error <= TOLERANCE * max(1.0, float(np.abs(wanted).max())):
-            raise CheckpointError(
-                f"the exported graph's {name} is {error:.2g} off the model's: please report it"
-            )
+            raise CheckpointError(f"the exported graph's {name} is {error:.2g} off the model's: please report it")
 
 
 def _replace(folder: Path, aside: Path) -> None:

@@ -10,9 +10,10 @@ from tokenturing import state as states
 from tokenturing.checkpoint import fingerprint
 from tokenturing.errors import OptionError
 from tokenturing.models.contract import RecurrentModel
-from tokenturing.models.recall import SOUND_FEATURES, RecallInput, RecallModel
 from tokenturing.runtime.machine import FORMAT_VERSION, MASK
-from tokenturing.tasks.scenes import SIZE
+from tokenturing.tasks.recall.eyes.perception import SOUND_FEATURES
+from tokenturing.tasks.recall.model import RecallInput, RecallModel
+from tokenturing.tasks.recall.world.scenes import SIZE
 
 KEPT_NOTES = ("human_speakers",)
 """what is kept of a model's notes on its training: who must not be tested on"""
@@ -68,10 +69,15 @@ class StepGraph(nn.Module):
             for name, part in example(self.model).items()
         ]
         return {
-            "format_version": FORMAT_VERSION, "class_name": type(self.model).__name__, "precision": precision,
-            "fingerprint": self.fingerprint, "inputs": inputs, "state": self.names, "perceived": list(self.perceived),
+            "format_version": FORMAT_VERSION,
+            "class_name": type(self.model).__name__,
+            "precision": precision,
+            "fingerprint": self.fingerprint,
+            "inputs": inputs,
+            "state": self.names,
+            "perceived": list(self.perceived),
             "notes": self.notes,
-        }  # fmt: skip
+        }
 
 
 @torch.no_grad()

@@ -65,9 +65,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         if heads < 1 or width % heads:
-            raise OptionError(
-                f"width={width} cannot be split into heads={heads}: choose a divisor of the width"
-            )
+            raise OptionError(f"width={width} cannot be split into heads={heads}: choose a divisor of the width")
         self.heads = heads
         self.query = Linear(width, width)
         self.key_value = Linear(width, 2 * width)

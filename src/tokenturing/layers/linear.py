@@ -114,9 +114,15 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, cast: Tensor, cast_bias: Tensor | None,
-        tokens: Tensor, gradients: Tensor,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        cast: Tensor,
+        cast_bias: Tensor | None,
+        tokens: Tensor,
+        gradients: Tensor,
+    ) -> Tensor:
         ctx.save_for_backward(x, weight, cast)
         ctx.has_bias = bias is not None
         with torch.autocast(x.device.type, enabled=False):

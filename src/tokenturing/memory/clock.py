@@ -48,7 +48,5 @@ class SlotClock(nn.Module):
     def forward(self, memory: Tensor, age: Tensor) -> Tensor:
         """memory [B, M, D], age [B, M] in steps -> [B, M, D] to be added to the slots' tokens."""
         counts = self.counts(memory, age).clamp(max=float(COUNTED))
-        clocks = torch.cat(
-            [hat(counts, self.count_grid).flatten(-2), self.age_scale(age).to(memory.dtype)], dim=-1
-        )
+        clocks = torch.cat([hat(counts, self.count_grid).flatten(-2), self.age_scale(age).to(memory.dtype)], dim=-1)
         return self.features(clocks)

@@ -93,9 +93,7 @@ class QuerySummarizer(Summarizer):
     def __init__(self, width: int, tokens: int, heads: int):
         super().__init__()
         if width % heads:
-            raise OptionError(
-                f"width={width} cannot be split into heads={heads}: choose a divisor of the width"
-            )
+            raise OptionError(f"width={width} cannot be split into heads={heads}: choose a divisor of the width")
         self.heads = heads
         self.queries = nn.Parameter(torch.randn(tokens, width) / math.sqrt(width))
         self.norm = nn.LayerNorm(width)

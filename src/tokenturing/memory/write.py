@@ -40,9 +40,7 @@ class Write(nn.Module):
 class SummaryWrite(Write):
     """memory = S_M([memory || input || output]): every slot is made anew at every step (paper eq. 5)."""
 
-    def __init__(
-        self, kind: str, width: int, memory_tokens: int, heads: int, positions: TokenPositions | NoPositions
-    ):
+    def __init__(self, kind: str, width: int, memory_tokens: int, heads: int, positions: TokenPositions | NoPositions):
         super().__init__()
         self.positions = positions
         self.summarizer = build_summarizer(kind, width, memory_tokens, heads)
@@ -130,9 +128,7 @@ class GatedWrite(Write):
     `write_cost` times the gates, summed over slots and steps and averaged over rows, is added to the loss's gradient.
     """
 
-    def __init__(
-        self, width: int, heads: int, positions: TokenPositions | NoPositions, write_cost: float = 0.0
-    ):
+    def __init__(self, width: int, heads: int, positions: TokenPositions | NoPositions, write_cost: float = 0.0):
         super().__init__()
         self.write_cost, self.written = write_cost, WRITTEN
         self.attention_heads = heads
@@ -174,9 +170,13 @@ WRITES = (*SUMMARIZERS, "erase_add", "concat", "none", "gated")
 
 
 def build_write(
-    kind: str, width: int, memory_tokens: int, heads: int, positions: TokenPositions | NoPositions,
+    kind: str,
+    width: int,
+    memory_tokens: int,
+    heads: int,
+    positions: TokenPositions | NoPositions,
     write_cost: float = 0.0,
-) -> Write:  # fmt: skip
+) -> Write:
     """The write of that name."""
     choose("write", kind, WRITES)
     if kind in SUMMARIZERS:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from tokenturing import state as states
+from tokenturing.checkpoint.hub import HubMixin
 from tokenturing.errors import OptionError, ShapeError
-from tokenturing.hub import HubMixin
 from tokenturing.layers.look_back import Past, look_back
 from tokenturing.models.scan import scan
 
@@ -107,9 +107,15 @@ class RecurrentModel(HubMixin):
             if steps is not None and steps < 1:
                 raise OptionError(f"{name}={steps}: expected a number of steps of at least 1, or None")
         return scan(
-            self, _without_absent(x, token_mask), state,
-            reset=reset, active=active, token_mask=token_mask, bptt=bptt, recompute=recompute,
-        )  # fmt: skip
+            self,
+            _without_absent(x, token_mask),
+            state,
+            reset=reset,
+            active=active,
+            token_mask=token_mask,
+            bptt=bptt,
+            recompute=recompute,
+        )
 
     def _check(self, x: Tensor, state: Any, token_mask: Tensor | None, leading: tuple[str, ...]) -> None:
         expected = f"[{', '.join((*leading, 'N', 'D'))}] with D={self.width}"
@@ -124,9 +130,7 @@ class RecurrentModel(HubMixin):
             raise ShapeError(f"x has shape {list(x.shape)}: expected at least one step (T >= 1)")
         _check_flags("token_mask", token_mask, x.shape[:-1])
         if not isinstance(state, tuple):
-            raise ShapeError(
-                f"state is a {type(state).__name__}: expected what initial_state() or a step returned"
-            )
+            raise ShapeError(f"state is a {type(state).__name__}: expected what initial_state() or a step returned")
         if states.rows(state) != x.shape[0]:
             raise ShapeError(
                 f"state has {states.rows(state)} rows and x has {x.shape[0]}: expected the same B; "
@@ -143,6 +147,4 @@ def _check_flags(name: str, flags: Tensor | None, shape: torch.Size) -> None:
     if flags is None:
         return
     if flags.dtype != torch.bool or flags.shape != shape:
-        raise ShapeError(
-            f"{name} has shape {list(flags.shape)} and type {flags.dtype}: expected bool {list(shape)}"
-        )
+        raise ShapeError(f"{name} has shape {list(flags.shape)} and type {flags.dtype}: expected bool {list(shape)}")

@@ -66,9 +66,7 @@ class TokenTuringMachine(RecurrentModel):
         write_cost: float = 0.0,
     ):
         super().__init__()
-        self.config: dict[str, Any] = {
-            key: value for key, value in locals().items() if key not in ("self", "__class__")
-        }
+        self.config: dict[str, Any] = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         for name in ("width", "memory_tokens", "read_tokens", "layers", "heads"):
             if self.config[name] < 1:
                 raise OptionError(f"{name}={self.config[name]}: expected at least 1")
@@ -87,34 +85,36 @@ class TokenTuringMachine(RecurrentModel):
         self.cell = Cell(
             read=build_summarizer(read, width, read_tokens, heads),
             processor=build_processor(
-                processor, width=width, tokens=read_tokens, layers=layers, heads=heads,
-                hidden=hidden or 4 * width, dropout=dropout,
+                processor,
+                width=width,
+                tokens=read_tokens,
+                layers=layers,
+                heads=heads,
+                hidden=hidden or 4 * width,
+                dropout=dropout,
             ),
             write=build_write(write, width, memory_tokens, heads, token_positions(3), write_cost),
             positions=token_positions(2),
             clock=SlotClock(width, horizon) if write == "gated" else None,
             look_back=LookBack(width, look_back, horizon) if look_back else None,
-        )  # fmt: skip
+        )
         start = torch.randn(memory_tokens, width) * SCALE if initial_memory == "learned" else torch.zeros(0)
         self.initial_memory = nn.Parameter(start) if initial_memory == "learned" else None
 
     def initial_state(self, batch_size: int) -> MachineState | LookingBackState:
         """The memory before the first step; slot i begins as if written i + 1 steps ago, so that no two tie."""
         like = next(self.parameters())
-        memory = (
-            like.new_zeros(self.memory_tokens, self.width)
-            if self.initial_memory is None
-            else self.initial_memory
-        )
+        memory = like.new_zeros(self.memory_tokens, self.width) if self.initial_memory is None else self.initial_memory
         age = torch.arange(1.0, self.memory_tokens + 1, device=like.device)
         rows = memory.expand(batch_size, -1, -1).clone(), age.expand(batch_size, -1).clone()
         if not self.look_back:
             return MachineState(*rows)
         assert self.input_tokens is not None
         return LookingBackState(
-            *rows, like.new_zeros(batch_size, self.look_back, self.input_tokens, self.width),
+            *rows,
+            like.new_zeros(batch_size, self.look_back, self.input_tokens, self.width),
             age.new_full((batch_size, self.input_tokens), self.never),
-        )  # fmt: skip
+        )
 
     def prepare(self, x: Tensor, token_mask: Tensor | None) -> Any:
         return self.cell.prepare(x, token_mask)

@@ -87,7 +87,6 @@ def _unbind(prepared: Any, steps: int) -> list[Any]:
         return list(prepared.transpose(0, 1).contiguous().unbind(0))
     parts = [_unbind(part, steps) for part in prepared]
     return [
-        type(prepared)(*(part[t] for part in parts)) if hasattr(prepared, "_fields")
-        else tuple(part[t] for part in parts)
+        type(prepared)(*(part[t] for part in parts)) if hasattr(prepared, "_fields") else tuple(part[t] for part in parts)
         for t in range(steps)
-    ]  # fmt: skip
+    ]

@@ -11,9 +11,7 @@ from tokenturing.processors.transformer import TransformerProcessor
 PROCESSORS = ("transformer", "mixer", "mlp", "tokenformer")
 
 
-def build_processor(
-    kind: str, *, width: int, tokens: int, layers: int, heads: int, hidden: int, dropout: float
-) -> nn.Module:
+def build_processor(kind: str, *, width: int, tokens: int, layers: int, heads: int, hidden: int, dropout: float) -> nn.Module:
     """The processor of that name for `tokens` read tokens."""
     choose("processor", kind, PROCESSORS)
     if kind == "transformer":

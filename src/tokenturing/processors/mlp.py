@@ -11,8 +11,7 @@ class MLPProcessor(nn.Module):
     def __init__(self, width: int, layers: int, hidden: int, dropout: float = 0.0):
         super().__init__()
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), FeedForward(width, hidden, dropout=dropout))
-            for _ in range(layers)
+            nn.Sequential(nn.LayerNorm(width), FeedForward(width, hidden, dropout=dropout)) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
 

@@ -13,9 +13,7 @@ class TokenFormerBlock(nn.Module):
     def __init__(self, width: int, heads: int, hidden: int):
         super().__init__()
         if heads < 1 or width % heads:
-            raise OptionError(
-                f"width={width} cannot be split into heads={heads}: choose a divisor of the width"
-            )
+            raise OptionError(f"width={width} cannot be split into heads={heads}: choose a divisor of the width")
         self.heads = heads
         self.attention_norm = nn.LayerNorm(width)
         self.query = Pattention(width, width, width)

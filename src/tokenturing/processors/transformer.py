@@ -14,17 +14,13 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         if heads < 1 or width % heads:
-            raise OptionError(
-                f"width={width} cannot be split into heads={heads}: choose a divisor of the width"
-            )
+            raise OptionError(f"width={width} cannot be split into heads={heads}: choose a divisor of the width")
         self.heads = heads
         self.query_key_value = Linear(width, 3 * width)
         self.out = Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        query, key, value = (
-            split_heads(part, self.heads) for part in self.query_key_value(x).chunk(3, dim=-1)
-        )
+        query, key, value = (split_heads(part, self.heads) for part in self.query_key_value(x).chunk(3, dim=-1))
         bias = None if mask is None else mask[:, None, None, :]
         mixed = scaled_attention(query, key, value, bias)
         return self.out(mixed.transpose(-3, -2).flatten(-2))

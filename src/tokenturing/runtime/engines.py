@@ -49,9 +49,7 @@ class OnnxRuntime:
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(graph), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has no base class of its own for what a broken file raises
             raise _unreadable(graph, error) from error
         self.inputs: Sequence[str] = [part.name for part in self._session.get_inputs()]
@@ -72,8 +70,10 @@ class OpenVINO:
         if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             warnings.warn("this processor has no bfloat16: the graph runs in float32", stacklevel=2)
         settings = {
-            "INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads or 0,
-        }  # fmt: skip
+            "INFERENCE_PRECISION_HINT": "bf16",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads or 0,
+        }
         try:
             self._graph = core.compile_model(str(graph), "CPU", settings)
         except RuntimeError as error:
@@ -89,6 +89,4 @@ class OpenVINO:
 
 
 def _unreadable(graph: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{graph} cannot be read ({str(error).strip().splitlines()[0]}): export the model again"
-    )
+    return CheckpointError(f"{graph} cannot be read ({str(error).strip().splitlines()[0]}): export the model again")

@@ -151,9 +151,7 @@ class Runtime:
         )
         if not fits or array.dtype.kind != dtype.kind:
             wanted = ", ".join(map(str, shape))
-            raise ShapeError(
-                f"{name} has shape {list(array.shape)} and type {array.dtype}: expected [{wanted}] and {dtype}"
-            )
+            raise ShapeError(f"{name} has shape {list(array.shape)} and type {array.dtype}: expected [{wanted}] and {dtype}")
         return np.ascontiguousarray(array, dtype)
 
 
@@ -189,7 +187,5 @@ def _initial_state(file: Path, leaves: list[str]) -> dict[str, Array]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}): export the model again") from error
     if set(found) != set(leaves):
-        raise CheckpointError(
-            f"{file} has the leaves {sorted(found)}: expected {leaves}; export the model again"
-        )
+        raise CheckpointError(f"{file} has the leaves {sorted(found)}: expected {leaves}; export the model again")
     return found

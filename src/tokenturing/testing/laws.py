@@ -212,16 +212,15 @@ def inactive(subject: Subject) -> str | None:
     plain = run(subject, now, state)
     for nan in probes(subject):
         here = changed(now, rows=index, nan=True) if nan else now
-        y, following = run(
-            subject, here, state, active=flags(subject, True, (index, step))[:, step : step + 1]
-        )
+        y, following = run(subject, here, state, active=flags(subject, True, (index, step))[:, step : step + 1])
         what = f"when row {index} is inactive at step {step}" + " and its input is NaN" * nan
         kept = row((map_tree(torch.zeros_like, y), state), index)
         if difference := compare(kept, row((y, following), index), first_step=step):
             wrong = "its state does not stay" if difference.step is None else "its output is not zeros"
             return f"{difference.of([index])} {what}: {wrong}"
-        if others and (difference := compare(rows(plain, others), rows((y, following), others),
-                                             subject.tolerance, first_step=step)):  # fmt: skip
+        if others and (
+            difference := compare(rows(plain, others), rows((y, following), others), subject.tolerance, first_step=step)
+        ):
             return f"{difference.of(others)} {what}: a leak across rows"
     return None
 
@@ -235,9 +234,7 @@ def skipped_steps(subject: Subject) -> str | None:
     if difference := compare(without, (map_tree(lambda x: x[:1, on], y), row(state, 0)), subject.tolerance):
         if difference.step is not None:
             difference = replace(difference, step=on[difference.step])
-        return (
-            f"{difference} when row 0 is inactive at the steps {', '.join(map(str, off))}: they leave a trace"
-        )
+        return f"{difference} when row 0 is inactive at the steps {', '.join(map(str, off))}: they leave a trace"
     return None
 
 

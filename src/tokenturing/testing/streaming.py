@@ -135,30 +135,28 @@ def _subject(
     grows: bool,
 ) -> Subject:
     tensors = [tensor for _, tensor in leaves(inputs)]
-    if not tensors or any(
-        t.dim() < 2 or t.shape[:2] != tensors[0].shape[:2] or not t.numel() for t in tensors
-    ):
+    if not tensors or any(t.dim() < 2 or t.shape[:2] != tensors[0].shape[:2] or not t.numel() for t in tensors):
         shapes = [list(t.shape) for t in tensors]
-        raise ShapeError(
-            f"inputs have the shapes {shapes}: expected [B, T, ...] with one B and one T of at least 1"
-        )
+        raise ShapeError(f"inputs have the shapes {shapes}: expected [B, T, ...] with one B and one T of at least 1")
     initial_state = initial_state or getattr(model, "initial_state", None)
     if initial_state is None:
-        raise OptionError(
-            f"{type(model).__name__} has no initial_state(batch_size): pass one as initial_state="
-        )
+        raise OptionError(f"{type(model).__name__} has no initial_state(batch_size): pass one as initial_state=")
     steps = tensors[0].shape[1]
     for split in splits or ():
         if sum(split) != steps or min(split) < 1:
-            raise OptionError(
-                f"split {list(split)} of {steps} steps: expected lengths of at least 1 that add up"
-            )
+            raise OptionError(f"split {list(split)} of {steps} steps: expected lengths of at least 1 that add up")
     types = [t.dtype for t in tensors if t.is_floating_point()]
     return Subject(
-        model, inputs, initial_state, step or getattr(model, "step", None), _flags(model),
+        model,
+        inputs,
+        initial_state,
+        step or getattr(model, "step", None),
+        _flags(model),
         max((TOLERANCES[dtype] for dtype in types), default=1e-4) if tolerance is None else tolerance,
-        tuple(map(tuple, splits)) if splits else _splits(steps), probe_nan, grows,
-    )  # fmt: skip
+        tuple(map(tuple, splits)) if splits else _splits(steps),
+        probe_nan,
+        grows,
+    )
 
 
 def _flags(model: Callable[..., Any]) -> frozenset[str]:

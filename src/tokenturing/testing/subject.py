@@ -125,9 +125,7 @@ def flags(subject: Subject, value: bool, *places: tuple[int, int]) -> Tensor:
 def gradients_of(subject: Subject, split: tuple[int, ...]) -> dict[str, Tensor]:
     """Of a weighted sum of outputs and last state, to inputs, first state and parameters."""
     inputs = map_tree(_leaf, subject.inputs)
-    state = map_tree(
-        lambda leaf: leaf if leaf.requires_grad else _leaf(leaf), subject.initial_state(subject.rows)
-    )
+    state = map_tree(lambda leaf: leaf if leaf.requires_grad else _leaf(leaf), subject.initial_state(subject.rows))
     result = run_chunks(subject, inputs, split, state)
     total = torch.zeros(())
     for number, (_, tensor) in enumerate(leaves(result)):
@@ -151,9 +149,7 @@ def _weights(tensor: Tensor, seed: int) -> Tensor:
     """Numbers that depend on the place alone, not on the size: a state that grew may be longer or shorter."""
     phase = torch.full((), float(seed), device=tensor.device, dtype=tensor.dtype)
     for axis, size in enumerate(tensor.shape):
-        phase = phase.unsqueeze(-1) + (axis + 1.7) * torch.arange(
-            size, device=tensor.device, dtype=tensor.dtype
-        )
+        phase = phase.unsqueeze(-1) + (axis + 1.7) * torch.arange(size, device=tensor.device, dtype=tensor.dtype)
     return phase.cos()
 
 

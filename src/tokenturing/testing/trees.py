@@ -112,6 +112,4 @@ def pad(tensors: Sequence[Tensor]) -> list[Tensor]:
     if tensors[0].dim() < 2 or len({t.shape[1] for t in tensors}) == 1:
         return list(tensors)
     longest = max(t.shape[1] for t in tensors)
-    return [
-        torch.cat([t, t.new_zeros(t.shape[0], longest - t.shape[1], *t.shape[2:])], dim=1) for t in tensors
-    ]
+    return [torch.cat([t, t.new_zeros(t.shape[0], longest - t.shape[1], *t.shape[2:])], dim=1) for t in tensors]

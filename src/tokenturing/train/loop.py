@@ -16,16 +16,17 @@ from tokenturing.checkpoint import load, save
 from tokenturing.errors import OptionError, choose
 from tokenturing.layers.look_back import LookBack
 from tokenturing.memory.write import WRITTEN, GatedWrite
-from tokenturing.models.recall import Perception, RecallModel
-from tokenturing.tasks.plans import RecallConfig
-from tokenturing.tasks.questions import ANSWERS, FACTS, KINDS, QUESTIONS, UNASKED, all_answers, kind_of
-from tokenturing.tasks.recall import Batch, RecallStreams
-from tokenturing.tasks.speech import SpeechBank, cached_bank, join_banks
-from tokenturing.train.checkpoints import FILE, load_training, save_training
-from tokenturing.train.data import TokenRenderer, perceived, training_banks, training_streams
-from tokenturing.train.parallel import Workers
-from tokenturing.train.progress import RunLog
+from tokenturing.tasks.recall.eyes.perception import Perception
+from tokenturing.tasks.recall.model import RecallModel
+from tokenturing.tasks.recall.tokens import TokenRenderer, perceived, training_banks, training_streams
+from tokenturing.tasks.recall.voices.bank import SpeechBank, cached_bank, join_banks
+from tokenturing.tasks.recall.world.plans import RecallConfig
+from tokenturing.tasks.recall.world.questions import ANSWERS, FACTS, KINDS, QUESTIONS, UNASKED, all_answers, kind_of
+from tokenturing.tasks.recall.world.streams import Batch, RecallStreams
+from tokenturing.train.distributed import Workers
+from tokenturing.train.log import RunLog
 from tokenturing.train.recipe import Recipe
+from tokenturing.train.resume import FILE, load_training, save_training
 
 Report = Callable[[int, int, dict[str, Any]], None]
 """called after each update with (updates done, updates in all, metrics so far)"""
@@ -36,9 +37,7 @@ def build_model(recipe: Recipe) -> RecallModel:
     """The untrained model of a recipe, behind its frozen perception."""
     perception = load(recipe.perception)
     if not isinstance(perception, Perception):
-        raise OptionError(
-            f"perception={recipe.perception!r} is a {type(perception).__name__}: expected a Perception"
-        )
+        raise OptionError(f"perception={recipe.perception!r} is a {type(perception).__name__}: expected a Perception")
     torch.manual_seed(recipe.train.seed)
     model = RecallModel(
         recipe.model.memory,
@@ -82,21 +81,15 @@ def losses(model: RecallModel, y: Tensor, batch: Batch, whole: Batch | None = No
     asked = batch.question >= 0
     some = slice(EVERY - 1, None, EVERY)
     return Losses(
-        _mean_loss(
-            model.read_off(y[asked], batch.question[asked]), batch.answer[asked], whole.answer[whole.question >= 0]
-        ),
+        _mean_loss(model.read_off(y[asked], batch.question[asked]), batch.answer[asked], whole.answer[whole.question >= 0]),
         _mean_loss(model.every_fact(y), batch.facts, whole.facts),
-        _mean_loss(
-            model.every_answer(y[:, some]), all_answers(batch.facts[:, some]), all_answers(whole.facts[:, some])
-        ),
-    )  # fmt: skip
+        _mean_loss(model.every_answer(y[:, some]), all_answers(batch.facts[:, some]), all_answers(whole.facts[:, some])),
+    )
 
 
 def _mean_loss(logits: Tensor, truth: Tensor, whole: Tensor) -> Tensor:
     """Sum of the cross-entropies over what is asked in `truth`, by how much is asked in `whole`."""
-    total = F.cross_entropy(
-        logits.float().flatten(0, -2), truth.flatten(), ignore_index=UNASKED, reduction="sum"
-    )
+    total = F.cross_entropy(logits.float().flatten(0, -2), truth.flatten(), ignore_index=UNASKED, reduction="sum")
     return total / (whole != UNASKED).sum()
 
 
@@ -128,9 +121,7 @@ def validate(model: RecallModel, batches: list[Batch]) -> dict[str, float]:
 def validation_batches(model: RecallModel, bank: SpeechBank, recipe: Recipe, chunks: int = 12) -> list[Batch]:
     """Fixed streams of validation images and voices."""
     shortest = min(RecallConfig.shortest, recipe.data.longest)
-    config = RecallConfig(
-        split="validation", without_modality=0.0, shortest=shortest, longest=recipe.data.longest
-    )
+    config = RecallConfig(split="validation", without_modality=0.0, shortest=shortest, longest=recipe.data.longest)
     renderer = TokenRenderer(model.perception, bank, config)
     streams = RecallStreams(48, 64, bank, config, seed=99, renderer=renderer)
     return [next(streams) for _ in range(chunks)]
@@ -178,14 +169,10 @@ class Training:
 
     def _resume(self) -> None:
         # An update of zeros gives the optimiser its tensors, so that their names and shapes are known.
-        state, progress = load_training(
-            self.folder, self.model, self.optimizer, self.model.initial_state(self.recipe.train.rows)
-        )
+        state, progress = load_training(self.folder, self.model, self.optimizer, self.model.initial_state(self.recipe.train.rows))
         self.state = None if state is None else self.workers.own(state)
         if progress["recipe"] != _plain(self.recipe):
-            raise OptionError(
-                f"{self.folder} holds a run of another recipe: choose another --out, or delete it"
-            )
+            raise OptionError(f"{self.folder} holds a run of another recipe: choose another --out, or delete it")
         self.update, self.seconds, self.skipped = progress["update"], progress["seconds"], progress["skipped"]
         self.streams.restore(progress["streams"])
 
@@ -207,9 +194,12 @@ class Training:
         if not self.workers.first:
             return
         progress = {
-            "update": self.update, "seconds": self.seconds, "skipped": self.skipped,
-            "streams": self.streams.state(), "recipe": _plain(self.recipe),
-        }  # fmt: skip
+            "update": self.update,
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+            "streams": self.streams.state(),
+            "recipe": _plain(self.recipe),
+        }
         save_training(self.folder, self.model, self.optimizer, state, progress)
 
     def advance(self) -> dict[str, float]:
@@ -253,9 +243,7 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     return json.loads(json.dumps(recipe.to_dict()))
 
 
-def train(
-    recipe: Recipe, folder: Path, *, bank: SpeechBank | None = None, report: Report | None = None
-) -> RecallModel:
+def train(recipe: Recipe, folder: Path, *, bank: SpeechBank | None = None, report: Report | None = None) -> RecallModel:
     """Train a recipe to its end, from where its folder's checkpoint stands, and save the model in `folder/model`."""
     run = Training(recipe, folder, bank)
     speaks = run.workers.first
@@ -289,6 +277,9 @@ def train(
 def run_notes(run: Training, metrics: dict[str, Any]) -> dict[str, Any]:
     """What stands beside weights: recipe, seed, time, figures."""
     return {
-        "recipe": _plain(run.recipe), "seconds": round(run.seconds), "updates_skipped": run.skipped,
-        "human_speakers": list(run.human_speakers), "validation": metrics.get("validation", {}),
-    }  # fmt: skip
+        "recipe": _plain(run.recipe),
+        "seconds": round(run.seconds),
+        "updates_skipped": run.skipped,
+        "human_speakers": list(run.human_speakers),
+        "validation": metrics.get("validation", {}),
+    }

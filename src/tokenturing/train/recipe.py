@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenturing.errors import OptionError, closest
-from tokenturing.tasks.plans import RecallConfig
+from tokenturing.tasks.recall.world.plans import RecallConfig
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise OptionError(
-            f"there is no recipe {str(path)!r}: expected a TOML file such as recipes/recall.toml"
-        ) from None
+        raise OptionError(f"there is no recipe {str(path)!r}: expected a TOML file such as recipes/recall.toml") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
         raise OptionError(f"{path} is not a TOML recipe: {error}") from error
     for setting in settings:
@@ -144,7 +142,5 @@ def _fit(name: str, default: Any, value: Any) -> Any:
     if isinstance(default, tuple) and isinstance(value, list):
         return tuple(value)
     if type(value) is not type(default):
-        raise OptionError(
-            f"{name}={value!r} is a {type(value).__name__}: expected a {type(default).__name__}"
-        )
+        raise OptionError(f"{name}={value!r} is a {type(value).__name__}: expected a {type(default).__name__}")
     return value

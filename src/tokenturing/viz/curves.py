@@ -27,9 +27,7 @@ class Length(NamedTuple):
     nbytes: float
 
 
-def learning_figure(
-    seconds: Sequence[float], curves: Mapping[str, Sequence[float]], chance: float, name: str
-) -> str:
+def learning_figure(seconds: Sequence[float], curves: Mapping[str, Sequence[float]], chance: float, name: str) -> str:
     """Accuracy over the time of training, a line for each question -> SVG."""
     with figure(7.5, 3.2) as drawn:
         axes = drawn.subplots()
@@ -45,9 +43,7 @@ def learning_figure(
         return svg(drawn, name)
 
 
-def delay_figure(
-    panels: Mapping[str, Mapping[str, Sequence[Share]]], models: Sequence[str], name: str
-) -> str:
+def delay_figure(panels: Mapping[str, Mapping[str, Sequence[Share]]], models: Sequence[str], name: str) -> str:
     """Accuracy by delay: a panel for each kind of question, a line for each of the models -> SVG."""
     with figure(11, 3.4) as drawn:
         row = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -66,9 +62,7 @@ def delay_figure(
         return svg(drawn, name)
 
 
-def _draw_shares(
-    axes: Axes, model: str, index: int, count: int, shares: Sequence[Share], delays: Sequence[float]
-) -> None:
+def _draw_shares(axes: Axes, model: str, index: int, count: int, shares: Sequence[Share], delays: Sequence[float]) -> None:
     ordered = sorted(shares)
     # Side by side, so that the intervals of models that are equal can be told apart.
     x = np.array([delays.index(share.delay) for share in ordered]) + 0.045 * (index - (count - 1) / 2)
@@ -76,10 +70,17 @@ def _draw_shares(
     below = y - np.array([share.low for share in ordered])
     above = np.array([share.high for share in ordered]) - y
     axes.errorbar(
-        x, y, yerr=np.clip([below, above], 0, None), label=model, color=SERIES[index % len(SERIES)],
-        marker=MARKS[index % len(MARKS)], markersize=4.5, linewidth=2.6 if index == 0 else 1.3,
-        elinewidth=1, zorder=10 - index,
-    )  # fmt: skip
+        x,
+        y,
+        yerr=np.clip([below, above], 0, None),
+        label=model,
+        color=SERIES[index % len(SERIES)],
+        marker=MARKS[index % len(MARKS)],
+        markersize=4.5,
+        linewidth=2.6 if index == 0 else 1.3,
+        elinewidth=1,
+        zorder=10 - index,
+    )
 
 
 def readable(seconds: float) -> str:
@@ -96,9 +97,13 @@ def growth_figure(models: Mapping[str, Sequence[Length]], name: str) -> str:
         for index, (model, lengths) in enumerate(models.items()):
             seconds = [length.seconds for length in lengths]
             style = {
-                "color": SERIES[index % len(SERIES)], "marker": MARKS[index % len(MARKS)], "markersize": 4.5,
-                "linewidth": 2.6 if index == 0 else 1.4, "label": model, "zorder": 10 - index,
-            }  # fmt: skip
+                "color": SERIES[index % len(SERIES)],
+                "marker": MARKS[index % len(MARKS)],
+                "markersize": 4.5,
+                "linewidth": 2.6 if index == 0 else 1.4,
+                "label": model,
+                "zorder": 10 - index,
+            }
             cost.plot(seconds, [length.multiply_adds / 1e6 for length in lengths], **style)
             size.plot(seconds, [length.nbytes / 1e3 for length in lengths], **style)
         cost.set_yscale("log")
@@ -120,15 +125,11 @@ def growth_figure(models: Mapping[str, Sequence[Length]], name: str) -> str:
         return svg(drawn, name)
 
 
-def long_figure(
-    steps: Sequence[int], milliseconds: Sequence[float], mebibytes: Sequence[float], name: str
-) -> str:
+def long_figure(steps: Sequence[int], milliseconds: Sequence[float], mebibytes: Sequence[float], name: str) -> str:
     """Time of a step and memory of the process by position in a very long stream, both from zero -> SVG."""
     with figure(11, 2.6) as drawn:
         panels = zip(drawn.subplots(1, 2), (milliseconds, mebibytes), strict=True)
-        for (axes, values), title in zip(
-            panels, ("median step, in ms", "memory of the process, in MiB"), strict=True
-        ):
+        for (axes, values), title in zip(panels, ("median step, in ms", "memory of the process, in MiB"), strict=True):
             axes.plot(steps, values, color=SERIES[0], marker=MARKS[0], markersize=4.5)
             axes.set_ylim(0, 1.25 * max(values))
             axes.set_xlim(0, None)

@@ -40,9 +40,7 @@ class Question(NamedTuple):
     right: bool
 
 
-def stream_figure(
-    happenings: Sequence[Happening], questions: Sequence[Question], seconds: float, name: str
-) -> str:
+def stream_figure(happenings: Sequence[Happening], questions: Sequence[Question], seconds: float, name: str) -> str:
     """Pictures of what was seen, words that were heard, questions right and wrong -> SVG."""
     with figure(11, 3.4) as drawn:
         axes = drawn.subplots()
@@ -59,9 +57,15 @@ def _draw_stream(axes: Axes, happenings: Sequence[Happening], questions: Sequenc
     for happening in happenings:
         if happening.kind == "heard":
             axes.text(
-                happening.time, 1.5, str(happening.digit), ha="center", va="center", fontweight="bold",
-                color="white", bbox={"boxstyle": "round,pad=0.3", "facecolor": HEARD, "edgecolor": "none"},
-            )  # fmt: skip
+                happening.time,
+                1.5,
+                str(happening.digit),
+                ha="center",
+                va="center",
+                fontweight="bold",
+                color="white",
+                bbox={"boxstyle": "round,pad=0.3", "facecolor": HEARD, "edgecolor": "none"},
+            )
     for mark, color, right in (("o", RIGHT, True), ("X", WRONG, False)):
         times = [question.time for question in questions if question.right == right]
         axes.plot(times, [0.5] * len(times), mark, color=color, markersize=6, markeredgewidth=0)
@@ -78,15 +82,25 @@ def _draw_sighting(axes: Axes, happening: Happening, height: float) -> None:
         frame = {"facecolor": "none", "edgecolor": IDLE, "linewidth": 0.7}
         axes.add_artist(AnnotationBbox(picture, (happening.time, height), pad=0.02, bboxprops=frame))
     axes.annotate(
-        str(happening.digit), (happening.time, height), (-27, 0), textcoords="offset points", ha="right",
-        va="center", color=SEEN, fontweight="bold",
-    )  # fmt: skip
+        str(happening.digit),
+        (happening.time, height),
+        (-27, 0),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        color=SEEN,
+        fontweight="bold",
+    )
 
 
 def memory_figure(
-    held: np.ndarray, gates: np.ndarray, reads: np.ndarray, happenings: Sequence[Happening],
-    step_seconds: float, name: str,
-) -> str:  # fmt: skip
+    held: np.ndarray,
+    gates: np.ndarray,
+    reads: np.ndarray,
+    happenings: Sequence[Happening],
+    step_seconds: float,
+    name: str,
+) -> str:
     """Contents, gates and reads of the slots over time -> SVG.
 
     Args:
@@ -101,14 +115,10 @@ def memory_figure(
     with figure(11, 2.2 + 0.38 * slots) as drawn:
         rows = drawn.subplots(3, 1, sharex=True, height_ratios=[2.2, 1, 1])
         _draw_held(rows[0], held, happenings, step_seconds)
-        rows[0].set_title(
-            "what each slot holds: the digit seen (blue) or heard (orange) when it was last written"
-        )
+        rows[0].set_title("what each slot holds: the digit seen (blue) or heard (orange) when it was last written")
         extent = (0, steps * step_seconds, slots - 0.5, -0.5)
         rows[1].imshow(_gate_map(gates, held, happenings), aspect="auto", extent=extent, interpolation="none")
-        rows[1].set_title(
-            f"where it writes: its gates, of which {(gates == 0).mean():.1%} are shut to the bit"
-        )
+        rows[1].set_title(f"where it writes: its gates, of which {(gates == 0).mean():.1%} are shut to the bit")
         rows[2].imshow(_read_map(reads), aspect="auto", extent=extent, interpolation="none")
         rows[2].set_title("what it reads: the stronger, the more that slot is attended to")
         for axes in rows:
@@ -136,9 +146,14 @@ def _draw_held(axes: Axes, held: np.ndarray, happenings: Sequence[Happening], st
             )
             if length >= SHORTEST_LABEL:
                 axes.text(
-                    start + 0.3, slot + 0.02, str(happening.digit), color="white", va="center", fontsize=8,
+                    start + 0.3,
+                    slot + 0.02,
+                    str(happening.digit),
+                    color="white",
+                    va="center",
+                    fontsize=8,
                     fontweight="bold",
-                )  # fmt: skip
+                )
 
 
 def _stretches(values: np.ndarray) -> list[tuple[int, int, int]]:

@@ -52,17 +52,12 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
 def _section(section: Section) -> str:
     body = f'<div class="wide">{section.body}</div>' if section.body else ""
     note = f'<p class="note">{section.note}</p>' if section.note else ""
-    return (
-        f"<section>\n<h2>{html.escape(section.title)}</h2>\n<p>{section.text}</p>\n{body}\n{note}\n</section>"
-    )
+    return f"<section>\n<h2>{html.escape(section.title)}</h2>\n<p>{section.text}</p>\n{body}\n{note}\n</section>"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[Sequence[str]] = ()) -> str:
     """Plain cells as an HTML table; `classes`, if given, has a CSS class (or "") for each cell."""
-    cells = [
-        "".join(_cell(text, classes[i][j] if classes else "") for j, text in enumerate(row))
-        for i, row in enumerate(rows)
-    ]
+    cells = ["".join(_cell(text, classes[i][j] if classes else "") for j, text in enumerate(row)) for i, row in enumerate(rows)]
     body = "\n".join(f"<tr>{row}</tr>" for row in cells)
     heading = "".join(f"<th>{html.escape(text)}</th>" for text in head)
     return f"<table>\n<thead><tr>{heading}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"

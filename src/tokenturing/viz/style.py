@@ -17,13 +17,27 @@ SERIES = ("#8e5bd0", "#e0862d", "#2e9e5b", "#d9569f", "#3d85c6", "#a58b1f", "#1f
 """of models, the first for the one that matters"""
 MARKS = "osD^vPX<>"
 SETTINGS: Any = {
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9.5, "axes.titlesize": 10,
-    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False,
-    "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK,
-    "xtick.color": INK, "ytick.color": INK, "axes.titlecolor": INK, "legend.frameon": False,
-    "grid.color": "#8a8f98", "grid.alpha": 0.25, "grid.linewidth": 0.6, "lines.linewidth": 1.8,
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.titlecolor": INK,
+    "legend.frameon": False,
+    "grid.color": "#8a8f98",
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.8,
     "figure.constrained_layout.use": True,
-}  # fmt: skip
+}
 
 
 @contextmanager
@@ -46,8 +60,6 @@ def svg(drawn: Figure, name: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\s(xmlns(:\w+)?|width|height|version)="[^"]*"', "", text.split(">", 1)[0]) + (
-        ">" + text.split(">", 1)[1]
-    )
+    text = re.sub(r'\s(xmlns(:\w+)?|width|height|version)="[^"]*"', "", text.split(">", 1)[0]) + (">" + text.split(">", 1)[1])
     text = text.replace("xlink:href", "href").replace(INK, "currentColor")
     return text.replace("<svg", f'<svg role="img" aria-label="{name}"', 1)

@@ -1,0 +1,154 @@
+"""Models on disk: JSON and safetensors, never pickle.
+
+A checkpoint is a folder with `config.json` and `model.safetensors`, as huggingface_hub's
+`PyTorchModelHubMixin` writes and reads them: the constructor's arguments stand at the top level of
+config.json, beside a few keys of ours.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenturing.checkpoint.build import build, fill
+from tokenturing.checkpoint.form import (
+    FORMAT_VERSION,
+    OWN_KEYS,
+    check_version,
+    config_of,
+    package_version,
+    plain,
+    to_json,
+)
+from tokenturing.checkpoint.tensors import TensorFile, digest, pack
+from tokenturing.errors import CheckpointError, closest
+from tokenturing.files import beside, read_json, write_file
+from tokenturing.registry import find_class, name_of
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+SHIPPED = Path(__file__).parents[1] / "weights"
+
+
+def shipped() -> list[str]:
+    """The names of the models that came with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))
+
+
+def save(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    notes: dict[str, Any] | None = None,
+) -> None:
+    """Write a model to a folder, in one move: a crash leaves the checkpoint that was there, or none.
+
+    Args:
+        model: of a registered class, with a `config` of plain JSON values.
+        folder: is made if need be; an older checkpoint in it is replaced, other files stay.
+        dtype: store floating-point weights in this type, to ship them small; `load` gives back their own.
+        notes: plain JSON values worth keeping: recipe, seed, time, figures; None: those the model came with.
+    """
+    model = plain(model)
+    content = {
+        "format_version": FORMAT_VERSION,
+        "class_name": name_of(model),
+        "tokenturing_version": package_version(),
+        "notes": getattr(model, "notes", {}) if notes is None else notes,
+        **config_of(model),
+    }
+    weights, original = _cast(model.state_dict(), dtype)
+    content["save_id"] = digest(weights.items(), to_json(content, "notes"))
+    text = to_json(content, "config")
+    _write(Path(folder), text.encode(), pack(weights, {"tokenturing": text, "original_types": original}))
+
+
+def _cast(weights: dict[str, Tensor], dtype: torch.dtype | None) -> tuple[dict[str, Tensor], str]:
+    """The weights in `dtype`, and as JSON what types those had that were changed."""
+    stored = {
+        name: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor for name, tensor in weights.items()
+    }
+    changed = {
+        name: str(tensor.dtype).removeprefix("torch.") for name, tensor in weights.items() if stored[name].dtype != tensor.dtype
+    }
+    for name in changed:
+        if weights[name].isfinite().all() and not stored[name].isfinite().all():
+            raise CheckpointError(f"{name} has values too large for {dtype}: save it in another type")
+    return stored, json.dumps(changed)
+
+
+def _write(folder: Path, config: bytes, weights: bytes) -> None:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        aside = beside(folder.absolute())
+        aside.mkdir(parents=True)
+        write_file(aside / WEIGHTS, weights)
+        write_file(aside / CONFIG, config)
+        aside.rename(folder)
+    elif not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file: expected a folder, or a name that is free")
+    elif (folder / WEIGHTS).exists():
+        # The weights carry the config too, so that this one rename is the moment of change: if we die before
+        # the next one, `load` sees two save_ids and believes the weights.
+        write_file(folder / WEIGHTS, weights)
+        write_file(folder / CONFIG, config)
+    else:
+        write_file(folder / CONFIG, config)
+        write_file(folder / WEIGHTS, weights)
+
+
+def load(folder_or_name: str | Path, *, device: str | torch.device = "cpu") -> Any:
+    """A model from a folder that `save` wrote, or by the name of one that came with the package.
+
+    The model is in evaluation mode; what was noted when it was saved is in `model.notes`.
+
+    Raises:
+        CheckpointError: there is no such model, or its files are corrupted, foreign or of a newer version.
+    """
+    return load_folder(find_folder(folder_or_name), device=device)
+
+
+def find_folder(folder_or_name: str | Path) -> Path:
+    """The folder itself if it exists, else the shipped model of that name."""
+    folder, name = Path(folder_or_name), str(folder_or_name)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"{folder} is a file: expected the folder that holds {CONFIG} and {WEIGHTS}")
+    if name not in shipped():
+        known = f" or {closest(name, shipped())}" if shipped() else ""
+        raise CheckpointError(f"no folder or model of the package is named {name!r}: expected a folder{known}")
+    return SHIPPED / name
+
+
+def load_folder(folder: Path, cls: type[nn.Module] | None = None, *, device: str | torch.device = "cpu") -> Any:
+    """The model in `folder`, a `cls` if that is given.
+
+    A folder that huggingface_hub wrote does not name its class; then it needs `cls`.
+    """
+    content = read_json(folder / CONFIG)
+    file = TensorFile(folder / WEIGHTS, "a model's weights")
+    content = _newest(content, file)
+    check_version(content.get("format_version", FORMAT_VERSION), folder / CONFIG)
+    name = content.get("class_name")
+    if name is None and cls is None:
+        raise CheckpointError(f"{folder / CONFIG} names no class: expected one that tokenturing.save wrote")
+    found = cls if name is None else find_class(str(name))
+    assert found is not None
+    if cls is not None and not issubclass(found, cls):
+        raise CheckpointError(f"{folder} holds a {name}: expected a {cls.__name__}; tokenturing.load takes either")
+    model = build(found, {key: value for key, value in content.items() if key not in OWN_KEYS}, file)
+    fill(model, file)
+    model.notes = content.get("notes") or {}  # type: ignore[assignment]
+    return model.eval().to(device)
+
+
+def _newest(content: dict[str, Any], file: TensorFile) -> dict[str, Any]:
+    """The config of the newest weights: theirs, if config.json is of another save than they are."""
+    try:
+        inside = json.loads(file.metadata.get("tokenturing", "{}"))
+        interrupted = "save_id" in content and "save_id" in inside and content["save_id"] != inside["save_id"]
+    except (ValueError, TypeError, RecursionError):
+        return content
+    return inside if interrupted else content

@@ -1,0 +1,169 @@
+"""A model for the recall task: eyes and ears, any recurrent model as its memory, and a head that answers."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tokenturing.checkpoint.hub import HubMixin
+from tokenturing.encoders.questions import QuestionEncoder
+from tokenturing.errors import OptionError, closest
+from tokenturing.models.contract import RecurrentModel
+from tokenturing.models.machine import TokenTuringMachine
+from tokenturing.tasks.recall.answer import AnswerHead
+from tokenturing.tasks.recall.eyes.perception import FRAME_TOKENS, Perception
+
+INPUT_TOKENS = FRAME_TOKENS + 2
+"""two of the frame, one of the sound, one of the question"""
+
+
+class RecallInput(NamedTuple):
+    """What comes in, [B, T, ...] for many steps or [B, ...] for one."""
+
+    frames: Tensor
+    """[B, T, 32, 32] float32 in [0, 1]"""
+    sound: Tensor
+    """[B, T, 96] speech embedding"""
+    question: Tensor
+    """int64 [B, T], -1: none"""
+    has_frame: Tensor
+    """bool [B, T]"""
+    has_sound: Tensor
+    """bool [B, T]"""
+
+
+class PerceivedInput(NamedTuple):
+    """The same after the perception: tokens in place of frames and sound."""
+
+    tokens: Tensor
+    """[B, T, 3, D]"""
+    question: Tensor
+    has_frame: Tensor
+    has_sound: Tensor
+
+
+def build_memory(kind: str, options: dict[str, Any]) -> RecurrentModel:
+    """The recurrent model of that name."""
+    from tokenturing import baselines
+
+    kinds = {"TokenTuringMachine": TokenTuringMachine} | {name: getattr(baselines, name) for name in baselines.__all__}
+    if kind not in kinds:
+        raise OptionError(f"memory kind {kind!r} is not known: expected {closest(kind, kinds)}")
+    return kinds[kind](**options, input_tokens=INPUT_TOKENS)
+
+
+class RecallModel(HubMixin):
+    """Perception, a memory and a head: frames, sound and questions in, answers out.
+
+    Args:
+        memory: class name of the recurrent model ("TokenTuringMachine", "LSTM", ...).
+        options: its constructor's arguments.
+        questions: how many questions there are.
+        answers: C.
+        facts: how many facts the training head reads off at every step, each one of the answers; 0: no such head.
+        perception: width of the perception's tokens.
+    """
+
+    def __init__(
+        self,
+        memory: str,
+        options: dict[str, Any],
+        questions: int,
+        answers: int,
+        facts: int,
+        perception: int = 64,
+    ):
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "memory": memory,
+            "options": options,
+            "questions": questions,
+            "answers": answers,
+            "facts": facts,
+            "perception": perception,
+        }
+        self.perception = Perception(perception)
+        self.memory = build_memory(memory, options)
+        width = self.memory.width
+        self.adapt = nn.Linear(perception, width)
+        self.question = QuestionEncoder(questions, width)
+        self.facts, self.answers = facts, answers
+        self.answer = AnswerHead(width, answers)
+        self.fact = nn.Linear(self.memory.output_tokens * width, answers * facts) if facts else None
+
+    def train(self, mode: bool = True) -> "RecallModel":
+        """Training mode for all but a frozen perception."""
+        super().train(mode)
+        self.perception.train(mode and any(p.requires_grad for p in self.perception.parameters()))
+        return self
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The memory's state before the first step."""
+        return self.memory.initial_state(batch_size)
+
+    def perceive(self, inputs: RecallInput) -> PerceivedInput:
+        """What the eyes and ears make of the inputs."""
+        return PerceivedInput(self.perception(inputs.frames, inputs.sound), inputs.question, inputs.has_frame, inputs.has_sound)
+
+    def tokens(self, inputs: RecallInput | PerceivedInput) -> tuple[Tensor, Tensor]:
+        """Tokens [..., N, D] and their mask bool [..., N]."""
+        if isinstance(inputs, RecallInput):
+            inputs = self.perceive(inputs)
+        perceived = self.adapt(self.perception.salient(inputs.tokens))
+        asked, is_asked = self.question(inputs.question)
+        seen = inputs.has_frame.unsqueeze(-1).expand(*inputs.has_frame.shape, FRAME_TOKENS)
+        mask = torch.cat([seen, inputs.has_sound.unsqueeze(-1), is_asked], dim=-1)
+        return torch.cat([perceived, asked], dim=-2), mask
+
+    def step(self, inputs: RecallInput | PerceivedInput, state: Any) -> tuple[Tensor, Any]:
+        """One step [B, ...] -> logits of the answer [B, C] and the next state."""
+        tokens, mask = self.tokens(inputs)
+        y, state = self.memory.step(tokens, state, token_mask=mask)
+        return self.read_off(y, inputs.question), state
+
+    def forward(
+        self,
+        inputs: RecallInput | PerceivedInput,
+        state: Any = None,
+        reset: Tensor | None = None,
+        active: Tensor | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Any]:
+        """T steps -> logits of the answers [B, T, C] and the state; options as in RecurrentModel.
+
+        Where nothing is asked the logits mean nothing.
+        """
+        y, state = self.remember(inputs, state, reset, active, **options)
+        return self.read_off(y, inputs.question), state
+
+    def remember(
+        self,
+        inputs: RecallInput | PerceivedInput,
+        state: Any = None,
+        reset: Tensor | None = None,
+        active: Tensor | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Any]:
+        """T steps -> the memory's output tokens y [B, T, R, D], of which any question can be asked, and the state."""
+        tokens, mask = self.tokens(inputs)
+        return self.memory(tokens, state, reset, active, mask, **options)
+
+    def read_off(self, y: Tensor, question: Tensor) -> Tensor:
+        """Output tokens [..., R, D] and one question each, int64 [...] (-1: none) -> logits [..., C]."""
+        return self.answer(y, self.question(question)[0]).squeeze(-2)
+
+    def every_answer(self, y: Tensor) -> Tensor:
+        """Output tokens [..., R, D] -> logits [..., questions, C]."""
+        table = self.question.table.weight
+        return self.answer(y, table.expand(*y.shape[:-2], *table.shape))
+
+    def every_fact(self, y: Tensor) -> Tensor:
+        """Output tokens [..., R, D] -> logits [..., facts, C]."""
+        assert self.fact is not None
+        return self.fact(y.flatten(-2)).unflatten(-1, (self.facts, self.answers))
+
+    def without_facts(self) -> "RecallModel":
+        """The same model without the head that only training needs."""
+        lean = RecallModel(**(self.config | {"facts": 0}))
+        lean.load_state_dict({k: v for k, v in self.state_dict().items() if not k.startswith("fact.")})
+        return lean.eval()

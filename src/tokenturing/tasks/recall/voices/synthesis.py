@@ -1,0 +1,178 @@
+"""Spoken words from a speech synthesiser: espeak-ng, as the package `espeakng-loader` ships it.
+
+A voice is an accent and a variant, "en-us+f2": the accent says how words are pronounced, the variant how the
+throat sounds. `voices("train" | "validation" | "test")` share no variant, so that a test voice is one never
+heard before.
+"""
+
+import _ctypes
+import ctypes
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import MappingProxyType
+
+import numpy as np
+
+from tokenturing.media.clock import SAMPLE_RATE
+
+DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+RATES = (80, 450)  # words a minute that espeak knows
+PITCHES = (0, 99)
+
+# espeak calls British English just "en"
+ACCENTS = (
+    *("en-us", "en", "en-gb-scotland", "en-gb-x-rp"),
+    *("en-029", "en-us-nyc", "en-gb-x-gbclan", "en-gb-x-gbcwmd"),
+)
+
+# Left out: robots, whispers, echoes, monsters, and near-copies of one another across splits
+VARIANTS = MappingProxyType(
+    {
+        "train": (
+            *("m1", "m2", "m3", "m7", "f1", "f2", "f5", "Alex", "Andy", "Annie", "Diogo", "Gene", "Mario"),
+            *(
+                "Michael",
+                "Mike",
+                "adam",
+                "anika",
+                "antonio",
+                "belinda",
+                "boris",
+                "edward",
+                "grandma",
+                "linda",
+            ),
+            *("max", "pedro", "robert", "shelby", "steph", "victor", "klatt", "klatt4", "paul"),
+        ),
+        "validation": ("m4", "m8", "f3", "Denis", "Nguyen", "benjamin", "quincy", "aunty"),
+        "test": ("m5", "m6", "f4", "Andrea", "Reed", "david", "grandpa", "ed", "gustave"),
+    }
+)
+
+
+def voices(split: str) -> tuple[str, ...]:
+    """The voices of "train" (each variant in two accents), "validation" or "test" (each variant in one)."""
+    if split not in VARIANTS:
+        raise ValueError(f"unknown split {split!r}: expected one of {', '.join(VARIANTS)}")
+    return tuple(
+        f"{ACCENTS[(index + shift) % len(ACCENTS)]}+{variant}"
+        for shift in ((0, 3) if split == "train" else (0,))
+        for index, variant in enumerate(VARIANTS[split])
+    )
+
+
+VOICES = tuple(voice for split in VARIANTS for voice in voices(split))
+
+
+def digit_word(digit: int) -> str:
+    """0..9 -> "zero".."nine"."""
+    if digit not in range(10):
+        raise ValueError(f"a digit is 0..9, got {digit!r}")
+    return DIGIT_WORDS[digit]
+
+
+def synthesize(text: str, voice: str = "en-us+m3", rate: float = 160, pitch: float = 50) -> np.ndarray:
+    """Speak a text: float32 [S] in -1..1, 16 kHz mono, without the silence around it.
+
+    `voice` is "accent" or "accent+variant" (see ACCENTS, VARIANTS), `rate` words a minute (80..450), `pitch`
+    0..99. The same arguments always give the same samples.
+    """
+    from scipy.signal import resample_poly
+
+    _check_arguments(text, voice, rate, pitch)
+    sound, sample_rate = _speak(text, voice, round(rate), round(pitch))
+    divisor = np.gcd(SAMPLE_RATE, sample_rate)
+    waveform = resample_poly(sound / 32768.0, SAMPLE_RATE // divisor, sample_rate // divisor)
+    return trim_silence(waveform.astype(np.float32))
+
+
+def trim_silence(waveform: np.ndarray, threshold: float = 0.01) -> np.ndarray:
+    """Cut what lies before the first and after the last sample louder than `threshold` x the peak, float [S].
+
+    15 ms are kept on both sides, because words begin and end more softly than any threshold.
+    """
+    magnitude = np.abs(waveform)
+    loud = np.flatnonzero(magnitude > threshold * magnitude.max(initial=0.0))
+    if not len(loud):
+        return waveform[:0]
+    margin = SAMPLE_RATE * 15 // 1000
+    return waveform[max(0, loud[0] - margin) : loud[-1] + 1 + margin]
+
+
+def _check_arguments(text: str, voice: str, rate: float, pitch: float) -> None:
+    accent, _, variant = voice.partition("+")
+    known = {name for names in VARIANTS.values() for name in names}
+    if accent not in ACCENTS or (variant and variant not in known):  # espeak would quietly take another
+        raise ValueError(
+            f"unknown voice {voice!r}: a voice is an accent ({', '.join(ACCENTS)}) "
+            f"or accent+variant, with a variant of {', '.join(sorted(known))}"
+        )
+    if not text.strip():
+        raise ValueError("there is no text to speak")
+    if not RATES[0] <= rate <= RATES[1]:
+        raise ValueError(f"rate is {RATES[0]}..{RATES[1]} words a minute, got {rate}")
+    if not PITCHES[0] <= pitch <= PITCHES[1]:
+        raise ValueError(f"pitch is {PITCHES[0]}..{PITCHES[1]}, got {pitch}")
+
+
+# --- the C library
+
+_RATE, _PITCH = 1, 3  # espeak_PARAMETER
+_SYNCHRONOUS, _DO_NOT_EXIT, _UTF8 = 2, 0x8000, 1
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+_lock = threading.Lock()
+
+
+def _speak(text: str, voice: str, rate: int, pitch: int) -> tuple[np.ndarray, int]:
+    """-> (int16 [S], its sample rate)."""
+    pieces: list[np.ndarray] = []
+
+    def receive(samples: "ctypes._Pointer[ctypes.c_short]", count: int, _events: int | None) -> int:
+        if samples and count > 0:
+            pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        return 0
+
+    callback = _Callback(receive)
+    encoded = text.encode() + b"\0"
+    with _lock, _fresh_library() as (library, sample_rate):
+        library.espeak_SetSynthCallback(callback)
+        if library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise RuntimeError(f"espeak-ng has no voice {voice!r}: reinstall espeakng-loader")
+        library.espeak_SetParameter(_RATE, rate, 0)
+        library.espeak_SetParameter(_PITCH, pitch, 0)
+        if library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded)), 0, 1, 0, _UTF8, None, None) != 0:
+            raise RuntimeError(f"espeak-ng could not speak {text!r}")
+        library.espeak_Synchronize()
+    if not pieces:
+        raise ValueError(f"espeak-ng made no sound of {text!r}: is there a word in it?")
+    return np.concatenate(pieces), sample_rate
+
+
+@contextmanager
+def _fresh_library() -> Iterator[tuple[ctypes.CDLL, int]]:
+    """espeak-ng, loaded for one call and unloaded again (5 ms).
+
+    Its noise and flutter go on from call to call in static variables, which only loading anew sets back:
+    otherwise a word's samples would depend on what was spoken before it.
+    """
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise ImportError(
+            "the speech synthesiser comes from the package espeakng-loader, which is not installed: "
+            "run pip install 'tokenturing[speech]'"
+        ) from error
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    data = espeakng_loader.get_data_path().encode()
+    sample_rate = library.espeak_Initialize(_SYNCHRONOUS, 0, data, _DO_NOT_EXIT)
+    if sample_rate <= 0:
+        raise RuntimeError("espeak-ng did not start: reinstall espeakng-loader")
+    library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+    try:
+        yield library, sample_rate
+    finally:
+        library.espeak_Terminate()
+        unload = getattr(_ctypes, "FreeLibrary" if sys.platform == "win32" else "dlclose")
+        unload(library._handle)

@@ -1,0 +1,95 @@
+"""Training on several processes that torchrun started: each has some of the rows, and all have the same weights.
+
+All draw the same batches and take their own rows of them, and the mean of their gradients is the gradient of the whole batch.
+A checkpoint holds the states of all rows, so a run may go on with another number of processes.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from tokenturing import state as states
+from tokenturing.errors import OptionError
+
+
+class Workers:
+    """The processes of this run; without torchrun one.
+
+    Raises:
+        OptionError: the rows cannot be shared out evenly.
+    """
+
+    def __init__(self, rows: int):
+        self.count, self.rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+        if rows % self.count:
+            raise OptionError(f"train.rows={rows} cannot be shared by {self.count} processes: expected a multiple")
+        if self.count > 1 and not dist.is_initialized():
+            dist.init_process_group("gloo")
+        share = rows // self.count
+        self.rows = slice(self.rank * share, (self.rank + 1) * share)
+
+    def close(self) -> None:
+        """Wait for the others and part from them; called by all processes when the run has reached its end.
+
+        A process that ends while another still talks to it aborts instead of exiting.
+        """
+        if self.count > 1:
+            dist.barrier()
+            dist.destroy_process_group()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """The first process goes ahead; the others follow when it is done."""
+        if not self.first:
+            dist.barrier()
+        yield
+        if self.first and self.count > 1:
+            dist.barrier()
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """The mean over the processes, in one message."""
+        if self.count == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        together = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(together)
+        parts = (together / self.count).split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def total(self, *shares: Tensor) -> list[float]:
+        """Sums over the processes."""
+        together = torch.stack(shares).detach()
+        if self.count > 1:
+            dist.all_reduce(together)
+        return together.tolist()
+
+    def own(self, state: Any) -> Any:
+        """This process's rows of a state of all rows."""
+        return states.map_state(lambda leaf: leaf[self.rows].clone(), state)
+
+    def whole(self, state: Any) -> Any:
+        """The state of all rows, out of every process's own."""
+        return state if self.count == 1 else states.map_state(self._gather, state)
+
+    def _gather(self, leaf: Tensor) -> Tensor:
+        """[B / processes, ...] -> [B, ...]; leaves that grow may have grown to different lengths."""
+        if leaf.dim() > 1:
+            length = torch.tensor(leaf.shape[1])
+            dist.all_reduce(length, dist.ReduceOp.MAX)
+            missing = int(length) - leaf.shape[1]
+            leaf = torch.cat([leaf, leaf.new_zeros(leaf.shape[0], missing, *leaf.shape[2:])], dim=1)
+        leaf = leaf.contiguous()
+        parts = [torch.empty_like(leaf) for _ in range(self.count)]
+        dist.all_gather(parts, leaf)
+        return torch.cat(parts)

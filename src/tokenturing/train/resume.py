@@ -1,0 +1,55 @@
+"""All that a training run needs to go on as if it had never stopped, in one file, never pickle."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenturing import state as states
+from tokenturing.checkpoint.tensors import TensorFile, pack
+from tokenturing.errors import CheckpointError
+from tokenturing.files import write_file
+
+FILE = "training.safetensors"
+
+
+def save_training(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, carried: Any, progress: dict[str, Any]
+) -> None:
+    """Write parameters, optimiser, the streams' states and `progress` (plain JSON values) in one move."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
+    if carried is not None:
+        tensors |= {f"carried.{name}": leaf for name, leaf in states.leaves(carried)}
+    tensors["random"] = torch.get_rng_state()
+    write_file(folder / FILE, pack(tensors, {"progress": json.dumps(progress)}))
+
+
+def load_training(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, carried_like: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Restore all that `save_training` wrote -> the streams' states and the progress."""
+    file = TensorFile(folder / FILE, "training checkpoint")
+    tensors = file.tensors()
+    progress = json.loads(file.metadata["progress"])
+    model.load_state_dict(_under("model.", tensors))
+    restored: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _under("optimizer.", tensors).items():
+        index, key = name.split(".", 1)
+        restored.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": restored, "param_groups": optimizer.state_dict()["param_groups"]})
+    torch.set_rng_state(tensors["random"])
+    leaves = _under("carried.", tensors)
+    if not leaves:
+        return None, progress
+    try:
+        return states.rebuild(carried_like, leaves), progress
+    except KeyError as error:
+        raise CheckpointError(f"{folder / FILE} was written by another model (no {error}): use another --out") from error
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
