@@ -18,6 +18,8 @@ class FullTransformer(CausalTransformer):
         dropout: inside the blocks.
     """
 
+    growing = frozenset({"cache"})
+
     def __init__(
         self,
         width: int,

@@ -69,6 +69,8 @@ class Retrieval(ChunkedBaseline):
         dropout: inside the blocks.
     """
 
+    growing = frozenset({"entries"})
+
     def __init__(
         self,
         width: int,

@@ -1,6 +1,9 @@
-"""The contract that every model here keeps: state in, state out, one step, one loop over time."""
+"""The contracts: what every model that streams promises, and what every recurrent model here keeps besides."""
 
-from typing import Any
+from collections import namedtuple
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -10,6 +13,60 @@ from tokenturing.checkpoint.hub import HubMixin
 from tokenturing.errors import OptionError, ShapeError
 from tokenturing.layers.look_back import Past, look_back
 from tokenturing.models.scan import scan
+
+
+class Input(NamedTuple):
+    """One tensor that a step takes."""
+
+    shape: tuple[int | str, ...]
+    """without B; a letter where any number fits"""
+    dtype: torch.dtype
+    optional: bool = False
+
+
+@runtime_checkable
+class StreamModel(Protocol):
+    """A model of any task whose state is a value: what export, sessions and servers need to know of it.
+
+    A step takes the tensor itself where the signature has one that is not optional, and else a NamedTuple of those; optional
+    ones come by name. Outputs are a tensor or a NamedTuple of tensors [B, ...].
+    """
+
+    growing: frozenset[str]
+    """leaves of the state that grow with the stream, by dotted name; empty for a bounded model"""
+
+    def initial_state(self, rows: int, /) -> Any:
+        """The state of so many rows before their first step: a NamedTuple of batch-first tensors."""
+        ...
+
+    def step(self, inputs: Any, state: Any, /) -> tuple[Any, Any]:
+        """One step of B rows -> outputs and the next state."""
+        ...
+
+    def signature(self) -> dict[str, Input]:
+        """What a step takes, by name."""
+        ...
+
+
+@cache
+def _inputs_type(names: tuple[str, ...]) -> Any:
+    return namedtuple("Inputs", names)  # type: ignore[misc]
+
+
+def step_by_name(model: StreamModel, inputs: Mapping[str, Any], state: Any) -> tuple[Any, Any]:
+    """`model.step` with its inputs by the names of its signature; optional ones may be left out.
+
+    Raises:
+        OptionError: a name is missing or unknown.
+    """
+    signature = model.signature()
+    needed = tuple(name for name, one in signature.items() if not one.optional)
+    if not set(needed) <= set(inputs) <= set(signature):
+        raise OptionError(f"a step takes {', '.join(signature)}: got {', '.join(inputs) or 'nothing'}")
+    optional = {name: part for name, part in inputs.items() if name not in needed}
+    if len(needed) == 1:
+        return model.step(inputs[needed[0]], state, **optional)
+    return model.step(_inputs_type(needed)(*(inputs[name] for name in needed)), state, **optional)
 
 
 class RecurrentModel(HubMixin):
@@ -23,6 +80,7 @@ class RecurrentModel(HubMixin):
     width: int
     output_tokens: int
     input_tokens: int | None = None
+    growing: frozenset[str] = frozenset()
     look_back: int = 0
     never: float = 0.0
     """what the clock of an input place shows before its first step, where there is a look back"""
@@ -30,6 +88,15 @@ class RecurrentModel(HubMixin):
     def initial_state(self, batch_size: int) -> Any:
         """The state of `batch_size` rows before their first step: a NamedTuple of batch-first tensors."""
         raise NotImplementedError
+
+    def signature(self) -> dict[str, Input]:
+        """One step's tokens x [B, N, D], and which of them are there."""
+        tokens = "N" if self.input_tokens is None else self.input_tokens
+        like = next(self.parameters(), torch.empty(0))
+        return {
+            "x": Input((tokens, self.width), like.dtype),
+            "token_mask": Input((tokens,), torch.bool, optional=True),
+        }
 
     def prepare(self, x: Tensor, token_mask: Tensor | None) -> Any:
         """What does not depend on the state, for any number of steps at once.

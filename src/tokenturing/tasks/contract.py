@@ -1,0 +1,128 @@
+"""What a task promises: a model, batches to train it on, losses, figures, and a session that watches and answers.
+
+A task is a class with a frozen dataclass `Config`, whose fields are the recipe's keys and tables beside [train]; it is built as
+`Class(config, seed)`. `registry.py` names those of the package; `module:Class` in a recipe names any other.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from tokenturing.errors import OptionError
+from tokenturing.evaluate.figures import Figure
+from tokenturing.media.steps import MediaStep
+
+Report = Callable[[str, int, int], None]
+"""called with (what is going on, done, total) by work that may take long"""
+
+
+class Batch(NamedTuple):
+    """Chunks of B streams, T steps each: trees of [B, T, ...]."""
+
+    inputs: Any
+    targets: Any
+    reset: Tensor
+    """bool [B, T], true where a stream begins"""
+
+
+class Batches(Protocol):
+    """An endless iterator over the chunks of streams that go on from chunk to chunk."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __next__(self) -> Batch: ...
+
+    def state(self) -> dict[str, Any]:
+        """Where it stands, as plain JSON values."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from where `state()` was taken."""
+        ...
+
+
+class Event(NamedTuple):
+    """Something that a session noticed."""
+
+    sense: str
+    """how, such as "sees" """
+    what: str
+    confidence: float
+    """0 to 1"""
+
+
+class Answer(NamedTuple):
+    """What a session says to a question."""
+
+    question: str
+    answer: str
+    confidence: float
+    """0 to 1"""
+
+
+class Session(Protocol):
+    """One stream that is watched; asking changes nothing."""
+
+    questions: Sequence[str]
+    """all that can be asked"""
+
+    def take(self, step: MediaStep) -> list[Event]:
+        """Go on by one step -> what is noticed in it."""
+        ...
+
+    def ask(self, *questions: str) -> list[Answer]:
+        """The answers as of the last step taken."""
+        ...
+
+
+class Task(Protocol):
+    """A task; those that subclass it get what may be left out."""
+
+    Config: ClassVar[type]
+
+    def build(self) -> nn.Module:
+        """An untrained model that streams."""
+        ...
+
+    def batches(self, split: str, rows: range, steps: int, model: nn.Module) -> Batches:
+        """Batches of a split, B = len(rows): seeded by (seed, global row, number), whatever other rows there are."""
+        ...
+
+    def losses(self, model: nn.Module, batch: Batch, state: Any) -> tuple[dict[str, Tensor], Any]:
+        """What a chunk costs and the state after it; "loss" is minimised, the others are logged."""
+        ...
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Shares right and the like on validation data."""
+        ...
+
+    def schedule(self, model: nn.Module, update: int) -> None:
+        """Set what depends on the number of updates done; called before each."""
+
+    def notes(self) -> dict[str, Any]:
+        """What a checkpoint should say of how it was made, as plain JSON values."""
+        return {}
+
+    def evaluate(
+        self, models: Mapping[str, Any], options: Mapping[str, str], report: Report | None = None
+    ) -> dict[str, list[Figure]]:
+        """Figures on test data of each model; options as strings from the command line."""
+        raise OptionError(f"the task {type(self).__name__} has no evaluation")
+
+    def session(self, model: Any, media: Any) -> Session:
+        """A session of a model (as trained, or on the runtime) that watches media."""
+        raise OptionError(f"the task {type(self).__name__} has no sessions")
+
+
+def mean(total: Tensor, count: Tensor) -> Tensor:
+    """A loss's mean over the whole batch, of which this process may have some rows only.
+
+    The mean over the processes of what this gives is the sum of all totals by the sum of all counts.
+    """
+    if dist.is_available() and dist.is_initialized():
+        count = count.clone().to(total.dtype)
+        dist.all_reduce(count)
+        count = count / dist.get_world_size()
+    return total / count
