@@ -19,7 +19,7 @@ import torch
 
 import tokenturing as tt
 from tokenturing.export import eager, export_onnx
-from tokenturing.runtime import take
+from tokenturing.tasks.recall.session import ask_fork
 from tokenturing.tasks.recall.voices.bank import cached_bank
 from tokenturing.tasks.recall.world.plans import RecallConfig
 from tokenturing.tasks.recall.world.questions import QUESTIONS
@@ -32,23 +32,10 @@ CHUNK = 250
 
 def steps_of_the_task() -> Iterator[dict[str, np.ndarray]]:
     """Inputs of one row, step after step, nothing asked; streams follow one another without a reset."""
-    streams = RecallStreams(1, CHUNK, cached_bank("test"), RecallConfig(split="test", without_modality=0.0), seed=7)
+    streams = RecallStreams(range(1), CHUNK, cached_bank("test"), RecallConfig(split="test", without_modality=0.0), seed=7)
     for batch in streams:
         for t in range(CHUNK):
-            yield {
-                "frames": batch.frames[:, t].numpy(),
-                "sound": batch.sound[:, t].numpy(),
-                "question": np.array([-1]),
-                "has_frame": batch.has_frame[:, t].numpy(),
-                "has_sound": batch.has_sound[:, t].numpy(),
-            }
-
-
-def ask(model: Any, inputs: dict[str, np.ndarray], state: Any) -> np.ndarray:
-    """Logits [questions, C] of all questions, asked of a fork."""
-    rows = [0] * len(QUESTIONS)
-    asked = {name: array[rows] for name, array in inputs.items()} | {"question": np.arange(len(QUESTIONS))}
-    return model.step(asked, take(state, rows))[0]
+            yield {name: part[:, t].numpy() for name, part in batch.inputs._asdict().items()} | {"question": np.array([-1])}
 
 
 def main() -> None:
@@ -68,7 +55,10 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for step, inputs in zip(range(1, arguments.steps + 1), steps_of_the_task(), strict=False):
         if step % ASK_EVERY == 0:
-            logits = {name: ask(machine, inputs, states[name]) for name, machine in machines.items()}
+            logits = {
+                name: ask_fork(machine, inputs, states[name], [0] * len(QUESTIONS), np.arange(len(QUESTIONS)))
+                for name, machine in machines.items()
+            }
             wanted = logits["eager"]
             asked += len(QUESTIONS)
             for name in PRECISIONS:

@@ -62,7 +62,7 @@ def main() -> None:
     torch.set_num_threads(1)
     perception = tt.load(arguments.checkpoint)
     config = RecallConfig(arguments.split, STEPS, STEPS, without_modality=0, question_rate=0, quiet_share=0, gaps=(3, 60))
-    streams = RecallStreams(STREAMS, STEPS, cached_bank(arguments.split), config, seed=5)
+    streams = RecallStreams(range(STREAMS), STEPS, cached_bank(arguments.split), config, seed=5)
     events: dict[str, list[tuple[np.ndarray, int]]] = {"sightings": [], "words": []}
     for row in range(STREAMS):
         plan = streams.planner.draw(np.random.default_rng([5, row]))

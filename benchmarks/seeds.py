@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 
+from tokenturing.evaluate.figures import Figure
 from tokenturing.tasks.recall.model import RecallModel
-from tokenturing.tasks.recall.probe import Row, evaluate
+from tokenturing.tasks.recall.probe import evaluate
 from tokenturing.tasks.recall.voices.bank import cached_bank
 from tokenturing.train.loop import train
 from tokenturing.train.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-SMALL = ["train.updates=1500", "train.rows=32", "train.early_writes=600", "train.late_clock=750"]
+SMALL = ["train.updates=1500", "train.rows=32", "schedule.early_writes=600", "schedule.late_clock=750"]
 MODELS = (
     "recall",
     "recall-lstm",
@@ -46,21 +47,23 @@ def trained(name: str, seed: int, out: Path, changes: Sequence[str]) -> RecallMo
         if done % 100 == 0:
             print(f"{name} seed {seed}: {done}/{total} loss {metrics['loss']:.3f}", flush=True)
 
-    return train(recipe, out / f"{name}-{seed}", report=report)
+    model = train(recipe, out / f"{name}-{seed}", report=report)
+    assert isinstance(model, RecallModel)
+    return model
 
 
-def table(name: str, parameters: int, seeds: Mapping[int, Sequence[Row]]) -> list[dict[str, Any]]:
+def table(name: str, parameters: int, seeds: Mapping[int, Sequence[Figure]]) -> list[dict[str, Any]]:
     """Mean and spread over the seeds, of each kind and delay."""
     rows = []
     for same in zip(*seeds.values(), strict=True):
-        shares = [row.accuracy for row in same]
+        shares = [row.value for row in same]
         rows.append(
             {
                 "model": name,
                 "parameters": parameters,
                 "seeds": list(seeds),
                 "kind": same[0].kind,
-                "delay": same[0].delay,
+                "delay": same[0].where["delay"],
                 "count": same[0].count,
                 "shares": shares,
                 "mean": mean(shares),

@@ -10,31 +10,21 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import tokenturing as tt
 from tokenturing.bench.report import figures as bench_figures
 from tokenturing.bench.report import markdown
 from tokenturing.checkpoint import shipped
+from tokenturing.evaluate.figures import Figure, readable
 from tokenturing.tasks.recall.model import RecallModel
 
 README = Path(__file__).parents[1] / "README.md"
 SPEED, MEASURED = Path(__file__).with_name("speed.md"), Path(__file__).with_name("speed")
 IMAGES = Path(__file__).with_name("images")
 START, END = "<!-- results:start -->\n", "<!-- results:end -->"
-NAMES = {
-    "TokenTuringMachine": "**Token Turing Machine**",
-    "WindowTransformer": "Transformer, sliding window",
-    "FullTransformer": "Transformer, whole history",
-    "RecurrentTransformer": "recurrent Transformer",
-    "TemporalMixer": "temporal Mixer",
-    "Retrieval": "retrieval",
-    "Memoryless": "no memory",
-}
-Row = dict[str, Any]
 
 
-def figures() -> dict[str, tuple[int, list[Row]]]:
+def figures() -> dict[str, tuple[int, list[Figure]]]:
     """For each kind of memory its number of parameters and its rows."""
     found = {}
     for name in shipped():
@@ -42,34 +32,36 @@ def figures() -> dict[str, tuple[int, list[Row]]]:
         rows = model.notes.get("figures")
         if isinstance(model, RecallModel) and rows:
             size = sum(p.numel() for p in model.memory.parameters())
-            found[model.config["memory"]] = (size, rows)
+            found[model.config["memory"]] = (size, [Figure.from_json(row) for row in rows])
     return found
 
 
-def render(found: dict[str, tuple[int, list[Row]]]) -> str:
+def render(found: dict[str, tuple[int, list[Figure]]]) -> str:
     """The tables as Markdown."""
-    synthesised = _table(found, lambda row: row.get("voices") != "human")
-    human = _table(found, lambda row: row.get("voices") == "human" and row["kind"].startswith("heard"))
+    synthesised = _table(found, lambda row: row.where.get("voices") != "human")
+    human = _table(found, lambda row: row.where.get("voices") == "human" and row.kind.startswith("heard"))
     if not human:
         return synthesised or "No checkpoint has figures yet.\n"
     return f"{synthesised}\nThe questions about hearing, for a human speaker that no model was trained on:\n\n{human}"
 
 
-def _table(found: dict[str, tuple[int, list[Row]]], belongs: Callable[[Row], bool]) -> str:
+def _table(found: dict[str, tuple[int, list[Figure]]], belongs: Callable[[Figure], bool]) -> str:
     chosen = {name: (size, list(filter(belongs, rows))) for name, (size, rows) in found.items()}
-    delays = sorted({row["delay"] for _, rows in chosen.values() for row in rows})
+    delays = sorted({row.where["delay"] for _, rows in chosen.values() for row in rows})
     if not delays:
         return ""
     heads = ["memory", "parameters", *map(_time, delays)]
     lines = [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
     for name, (size, rows) in sorted(chosen.items(), key=lambda item: -_total(item[1][1])):
-        cells = [_cell(row["accuracy"] for row in rows if row["delay"] == delay) for delay in delays]
-        lines.append(_line([NAMES.get(name, name), f"{size / 1000:.0f} k", *cells]))
+        cells = [_cell(row.value for row in rows if row.where["delay"] == delay) for delay in delays]
+        lines.append(
+            _line([f"**{readable(name)}**" if name == "TokenTuringMachine" else readable(name), f"{size / 1000:.0f} k", *cells])
+        )
     return "\n".join(lines) + "\n"
 
 
-def _total(rows: list[Row]) -> float:
-    return mean(row["accuracy"] for row in rows) if rows else 0.0
+def _total(rows: list[Figure]) -> float:
+    return mean(row.value for row in rows) if rows else 0.0
 
 
 def _time(seconds: float) -> str:

@@ -9,14 +9,14 @@ import argparse
 import torch
 
 import tokenturing as tt
-from tokenturing.tasks.recall.model import RecallInput, RecallModel
+from tokenturing.tasks.recall.model import RecallModel
+from tokenturing.tasks.recall.task import KIND_OF_QUESTION, losses
 from tokenturing.tasks.recall.voices.bank import build_bank
 from tokenturing.tasks.recall.voices.synthesis import digit_word, synthesize, voices
 from tokenturing.tasks.recall.voices.utterances import Utterance
 from tokenturing.tasks.recall.world.plans import RecallConfig
 from tokenturing.tasks.recall.world.questions import ANSWERS, FACTS, KINDS, QUESTIONS
 from tokenturing.tasks.recall.world.streams import RecallStreams
-from tokenturing.train.loop import KIND_OF_QUESTION, losses
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--updates", type=int, default=300)
@@ -26,7 +26,7 @@ updates = parser.parse_args().updates
 words = [Utterance(d, v, synthesize(digit_word(d), v)) for v in voices("train")[:3] for d in range(10)]
 bank = build_bank(words, conditions_per_utterance=6, seed=0, ambient_seconds=10, progress=False)
 brisk = RecallConfig(curriculum=(1_000_000, 0))  # short streams with many events: what is learned first
-streams = RecallStreams(32, 20, bank, brisk)  # 32 rows, chunks of 20 steps
+streams = RecallStreams(range(32), 20, bank, brisk)  # 32 rows, chunks of 20 steps
 
 # A model: frozen eyes and ears that came with the package, a memory, a head for answers.
 torch.manual_seed(0)
@@ -40,8 +40,7 @@ optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad]
 state = None
 for update in range(updates):
     batch = next(streams)
-    inputs = RecallInput(batch.frames, batch.sound, batch.question, batch.has_frame, batch.has_sound)
-    y, state = model.remember(inputs, state, batch.reset)  # the state goes on from chunk to chunk ...
+    y, state = model.remember(batch.inputs, state, batch.reset)  # the state goes on from chunk to chunk ...
     answer, facts, every = losses(model, y, batch)
     optimizer.zero_grad()
     (answer + 0.5 * facts + 0.5 * every).backward()
@@ -49,10 +48,10 @@ for update in range(updates):
     optimizer.step()
     state = tt.state.detach(state)  # ... and gradients do not
     if update % 25 == 0 or update == updates - 1:
-        asked = batch.question >= 0
-        kinds = KIND_OF_QUESTION[batch.question[asked]]
-        said = model.read_off(y[asked], batch.question[asked]).argmax(-1)
-        right = kinds[said == batch.answer[asked]]
+        asked = batch.inputs.question >= 0
+        questions = batch.inputs.question[asked]
+        kinds = KIND_OF_QUESTION[questions]
+        right = kinds[model.read_off(y[asked], questions).argmax(-1) == batch.targets.answer[asked]]
         shares = torch.bincount(right, minlength=len(KINDS)) / torch.bincount(kinds, minlength=len(KINDS))
         listed = "  ".join(f"{kind} {share:.2f}" for kind, share in zip(KINDS, shares, strict=True))
         print(f"update {update}, loss {answer.item():.2f}, right: {listed}", flush=True)

@@ -4,93 +4,38 @@ import json
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from recall_files import tiny_bank, tiny_recipe
 from safetensors.torch import load_file
 
 import tokenturing as tt
 from tokenturing.cli import main as cli
 from tokenturing.errors import OptionError
+from tokenturing.evaluate.figures import Figure
 from tokenturing.export import export_onnx
 from tokenturing.memory.write import WRITTEN
 from tokenturing.tasks.recall.eyes.perception import Perception
 from tokenturing.tasks.recall.model import RecallModel
 from tokenturing.tasks.recall.probe import evaluate
-from tokenturing.tasks.recall.voices.bank import SpeechBank
 from tokenturing.tasks.recall.world.questions import ANSWERS, FACTS, KINDS, QUESTIONS
-from tokenturing.train.loop import Training, build_model
+from tokenturing.train.loop import Training
 from tokenturing.train.recipe import load_recipe
 
 OPTIONS = {"width": 16, "memory_tokens": 4, "read_tokens": 2, "layers": 1, "heads": 2, "hidden": 16}
-RECIPE = """
-perception = "{perception}"
-[model]
-memory = "TokenTuringMachine"
-options = {{width = 16, memory_tokens = 4, read_tokens = 2, layers = 1, heads = 2, hidden = 16}}
-[train]
-updates = 30
-rows = 2
-steps = 6
-save_every = 2
-evaluate_every = 15
-[data]
-longest = 60
-shortest = 20
-"""
-PATCHED = """
-import sys
-sys.path.insert(0, {tests!r})
-import test_cli
-test_cli.make_small(setattr)
-from tokenturing.cli.main import main
-main(sys.argv[1:])
-"""
-
-
-def tiny_bank(*_: object, **__: object) -> SpeechBank:
-    """A word of each digit in each of two backgrounds, out of chance."""
-    rng = np.random.default_rng(0)
-    return SpeechBank(
-        clips=rng.standard_normal((20, 15, 96)).astype(np.float16),
-        digit=np.tile(np.arange(10), 2),
-        speaker=np.zeros(20, np.int64),
-        background=np.repeat([0, 1], 10),
-        length=np.full(20, 5),
-        ambient=rng.standard_normal((2, 50, 96)).astype(np.float16),
-        speakers=("nobody",),
-        backgrounds=("silence", "white"),
-    )
-
-
-def make_small(patch: object) -> None:
-    """Banks of chance and few sightings, so that a training takes a second."""
-    from tokenturing.tasks.recall import tokens
-    from tokenturing.tasks.recall.voices import bank
-    from tokenturing.train import loop
-
-    for module in (bank, tokens, loop):
-        patch(module, "cached_bank", tiny_bank)  # type: ignore[operator]
-    patch(loop, "validation_batches", partial(loop.validation_batches, chunks=1))  # type: ignore[operator]
-    patch(tokens, "SIGHTINGS_PER_IMAGE", 1)  # type: ignore[operator]
-    patch(tokens, "BACKGROUND_FRAMES", 100)  # type: ignore[operator]
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_small(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recipe")
-    torch.manual_seed(0)
-    tt.save(Perception(16), folder / "perception")
-    (folder / "tiny.toml").write_text(RECIPE.format(perception=folder / "perception"))
-    return folder / "tiny.toml"
+    return tiny_recipe(tmp_path_factory.mktemp("recipe"))
+
+
+@pytest.fixture(scope="module")
+def bank(recipe: Path) -> Path:
+    return recipe.with_name("bank.npz")
 
 
 @pytest.fixture(scope="module")
@@ -172,13 +117,11 @@ def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- train
 
 
-@pytest.mark.usefixtures("small")
 def test_training_killed_in_the_middle_gives_the_same_model(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cli.main(["train", str(recipe), "--out", str(tmp_path / "whole")])
-    program = PATCHED.format(tests=str(Path(__file__).parent))
-    command = [sys.executable, "-c", program, "train", str(recipe), "--out", str(tmp_path / "killed")]
+    command = [sys.executable, "-m", "tokenturing", "train", str(recipe), "--out", str(tmp_path / "killed")]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (tmp_path / "killed" / "training.safetensors").exists():
         assert run.poll() is None
@@ -197,7 +140,6 @@ def test_training_killed_in_the_middle_gives_the_same_model(
     assert not all(torch.equal(whole[name], middle[f"model.{name}"]) for name in whole)
 
 
-@pytest.mark.usefixtures("small")
 def test_training_with_a_compiled_step(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = []
     for compiled in ("false", "true"):
@@ -219,7 +161,6 @@ def test_training_with_a_compiled_step(recipe: Path, tmp_path: Path, capsys: pyt
     assert "TokenTuringMachine" in fails(capsys, "train", recipe, "--out", tmp_path / "gru", *options)
 
 
-@pytest.mark.usefixtures("small")
 def test_training_in_bfloat16(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = []
     for precision in ("float32", "bfloat16"):
@@ -228,7 +169,7 @@ def test_training_in_bfloat16(recipe: Path, tmp_path: Path, capsys: pytest.Captu
         found.append(load_file(out / "model" / "model.safetensors"))
         assert {part.dtype for part in found[-1].values()} == {torch.float32}
     whole, half = (torch.cat([part.flatten() for part in model.values()]) for model in found)
-    begun = build_model(load_recipe(recipe)).state_dict()
+    begun = load_recipe(recipe).build_task().build().state_dict()
     moved = (whole - torch.cat([begun[name].flatten() for name in found[0]])).norm()
     assert 0 < (whole - half).norm() < 0.2 * moved
     capsys.readouterr()
@@ -237,17 +178,15 @@ def test_training_in_bfloat16(recipe: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_the_perception_is_frozen_while_its_memory_learns(recipe: Path) -> None:
-    model = build_model(load_recipe(recipe))
-    assert model.training
+    model = load_recipe(recipe).build_task().build().train()
     sound = torch.randn(64, 96)
     assert torch.equal(model.perception.sound(sound), model.perception.sound(sound)), "it draws no dropout"
     model.perception.train()
     assert not torch.equal(model.perception.sound(sound), model.perception.sound(sound)), "as it would"
 
 
-def test_at_first_a_slot_counts_as_written_sooner(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_small(monkeypatch.setattr)
-    run = Training(load_recipe(recipe, ["train.early_writes=2"]), tmp_path)
+def test_at_first_a_slot_counts_as_written_sooner(recipe: Path, tmp_path: Path) -> None:
+    run = Training(load_recipe(recipe, ["schedule.early_writes=2"]), tmp_path)
     thresholds = []
     for _ in range(4):
         run.advance()
@@ -255,9 +194,8 @@ def test_at_first_a_slot_counts_as_written_sooner(recipe: Path, tmp_path: Path, 
     assert thresholds == [0.5, 0.5, WRITTEN, WRITTEN]
 
 
-def test_the_clocks_of_the_inputs_are_read_later(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_small(monkeypatch.setattr)
-    run = Training(load_recipe(recipe, ["train.late_clock=2", "model.options.look_back=2"]), tmp_path)
+def test_the_clocks_of_the_inputs_are_read_later(recipe: Path, tmp_path: Path) -> None:
+    run = Training(load_recipe(recipe, ["schedule.late_clock=2", "model.options.look_back=2"]), tmp_path)
     clock = run.model.memory.cell.look_back.clock
     read = []
     for _ in range(3):
@@ -266,10 +204,9 @@ def test_the_clocks_of_the_inputs_are_read_later(recipe: Path, tmp_path: Path, m
     assert read == [False, False, True]
 
 
-@pytest.mark.usefixtures("small")
-def test_a_perception_is_trained_and_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_perception_is_trained_and_saved(bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "eyes.toml"
-    path.write_text('task = "perception"\n[train]\nupdates = 2\n')
+    path.write_text(f'task = "perception"\n[train]\nupdates = 2\nrows = 8\nsteps = 1\n[speech]\nbank = "{bank}"\n')
     cli.main(["train", str(path), "--out", str(tmp_path / "run")])
     model = tt.load(tmp_path / "run" / "model")
     assert isinstance(model, Perception)
@@ -284,10 +221,9 @@ def test_an_unknown_task_is_refused(recipe: Path, capsys: pytest.CaptureFixture[
 # --- evaluate and inspect
 
 
-@pytest.mark.usefixtures("small")
-def test_evaluate_writes_a_list_of_rows(checkpoint: Path, tmp_path: Path) -> None:
+def test_evaluate_writes_a_list_of_rows(checkpoint: Path, bank: Path, tmp_path: Path) -> None:
     file = tmp_path / "figures" / "one.json"
-    cli.main(["evaluate", str(checkpoint), "--delays", "0.5", "--rows", "2", "--json", str(file)])
+    cli.main(["evaluate", str(checkpoint), "--delays", "0.5", "--rows", "2", "--bank", str(bank), "--json", str(file)])
     rows = json.loads(file.read_text())
     assert {row["kind"] for row in rows} == set(KINDS)
     for row in rows:
@@ -299,29 +235,24 @@ def test_evaluate_writes_a_list_of_rows(checkpoint: Path, tmp_path: Path) -> Non
 
 
 def test_rows_of_several_models_name_them(tmp_path: Path) -> None:
-    from tokenturing.cli.evaluate import write_rows
-    from tokenturing.tasks.recall.probe import Row
+    from tokenturing.cli.evaluate import write_figures
 
-    write_rows(tmp_path / "two.json", {name: [Row("ago", 5.0, 0.5, 0.4, 0.6, 64)] for name in ("a", "b")})
+    write_figures(tmp_path / "two.json", {name: [Figure.share("ago", 32, 64, delay=5.0)] for name in ("a", "b")})
     assert [row["model"] for row in json.loads((tmp_path / "two.json").read_text())] == ["a", "b"]
 
 
-def test_speakers_that_were_trained_on_are_not_tested_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from tokenturing.cli.evaluate import held_out_voices
-    from tokenturing.tasks.recall.voices import bank as speech
-    from tokenturing.tasks.recall.voices import utterances
+def test_speakers_that_were_trained_on_are_not_tested_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokenturing.tasks.recall.voices import choice, utterances
 
     asked: list[object] = []
     word = np.zeros(10, np.float32)
     words = [utterances.Utterance(0, name, word) for name in ("anna", "bert", "carl")]
-    monkeypatch.setattr(utterances, "recorded", lambda folder: words)
-    monkeypatch.setattr(speech, "cached_bank", lambda *arguments: asked.append(arguments))
-    held_out_voices("folder", [{"human_speakers": ["anna"]}, {}])
+    monkeypatch.setattr(choice, "recorded", lambda folder: words)
+    monkeypatch.setattr(choice, "cached_bank", lambda *arguments, **_: asked.append(arguments))
+    choice.held_out_bank("folder", "", [{"human_speakers": ["anna"]}, {}])
     assert asked == [("test", "folder", ["bert", "carl"])]
     with pytest.raises(OptionError, match="every speaker"):
-        held_out_voices("folder", [{"human_speakers": ["anna", "carl"]}, {"human_speakers": ["bert"]}])
+        choice.held_out_bank("folder", "", [{"human_speakers": ["anna", "carl"]}, {"human_speakers": ["bert"]}])
 
 
 def test_inspect_says_what_a_checkpoint_is(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -354,20 +285,20 @@ def test_export_writes_a_folder_that_runs(checkpoint: Path, capsys: pytest.Captu
     inputs = {name: np.zeros((1, *shape[1:]), kind) for name, (shape, kind) in machine.inputs.items()}
     y, _ = machine.step(inputs, machine.initial_state(1))
     assert y.shape == (1, len(ANSWERS))
-    assert "expected a recurrent model" in fails(capsys, "export", "recall-perception")
+    assert "expected a model that streams" in fails(capsys, "export", "recall-perception")
 
 
-@pytest.mark.usefixtures("small")
-def test_an_export_is_evaluated_like_its_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_export_is_evaluated_like_its_checkpoint(checkpoint: Path, bank: Path, tmp_path: Path) -> None:
     cli.main(["export", str(checkpoint), "--out", str(tmp_path / "out")])
     file = tmp_path / "both.json"
-    both = ["evaluate", str(checkpoint), str(tmp_path / "out"), "--delays", "0.5,2", "--rows", "8"]
+    both = ["evaluate", str(checkpoint), str(tmp_path / "out"), "--delays", "0.5,2", "--rows", "8", "--bank", str(bank)]
     cli.main([*both, "--json", str(file)])
     found = json.loads(file.read_text())
     ours, exported = ([{**row, "model": ""} for row in found if row["model"] == name] for name in ("untrained", "out"))
     assert ours == exported
     assert {row["accuracy"] for row in ours} != {0.0}, "a model that is never right shows nothing"
-    assert tt.runtime.load(tmp_path / "out").notes == {"human_speakers": ["jackson"]}
+    notes = tt.runtime.load(tmp_path / "out").notes
+    assert notes == {"human_speakers": ["jackson"], "seconds": 3, "recipe": {"task": "recall"}}
     tt_only = export_onnx(tt.TokenTuringMachine(16, 4, 2, 1, 2), tmp_path / "bare")
     with pytest.raises(OptionError, match="expected one of the recall task"):
         evaluate({"bare": tt.runtime.load(tt_only)}, tiny_bank(), (0.5,), rows=2)
@@ -438,16 +369,17 @@ def test_stream_asks_what_it_is_told_to(
 
 
 def test_asking_changes_nothing(checkpoint: Path, video: Path) -> None:
-    from tokenturing.export import eager
     from tokenturing.media.steps import open_media
-    from tokenturing.tasks.recall.session import Watcher
+    from tokenturing.tasks.recall.task import Recall
 
-    model = eager(tt.load(checkpoint))
-    quiet, asked = Watcher(model, hears=True), Watcher(model, hears=True)
-    for step in open_media(video):
-        quiet.take(step)
-        asked.take(step)
-        asked.ask(["seen 1 last", "how long ago seen"])
+    model = tt.load(checkpoint)
+    with open_media(video) as media:
+        quiet, asked = (Recall().session(model, media) for _ in range(2))
+        for step in media:
+            quiet.take(step)
+            asked.take(step)
+            answers = asked.ask("seen 1 last", "how long ago seen")
+    assert [answer.question for answer in answers] == ["seen 1 last", "how long ago seen"]
     assert all(np.array_equal(a, b) for a, b in zip(quiet.state, asked.state, strict=True))
 
 

@@ -12,12 +12,13 @@ from rich.console import Console
 import tokenturing as tt
 from tokenturing.baselines import LSTM, FullTransformer
 from tokenturing.demo import figures, run
+from tokenturing.demo.learning import Learned, learn
 from tokenturing.demo.live_curve import chart
 from tokenturing.demo.terminal import half_blocks, show
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.growth import growth
 from tokenturing.evaluate.trace import BACKGROUND, EMPTY, Event, holdings, trace_step
-from tokenturing.tasks.last_digits.task import Learned, Streams, learn
+from tokenturing.tasks.last_digits.task import LastDigits
 from tokenturing.tasks.recall.minute import Minute, make_minute
 from tokenturing.tasks.recall.model import RecallModel
 from tokenturing.tasks.recall.watching import watch
@@ -107,8 +108,8 @@ def test_growth_is_measured() -> None:
 
 
 def test_streams_tell_the_truth() -> None:
-    frames, truth = Streams("test", 0).draw(4, 30)
-    assert frames.shape == (4, 30, 64)
+    frames, truth, _ = next(LastDigits().batches("test", range(4), 30, LastDigits().build()))
+    assert frames.shape == (4, 30, 8, 8)
     for row in truth:
         for before, after in pairwise(row):
             assert torch.equal(before, after) or torch.equal(before[:-1], after[1:])
@@ -126,7 +127,7 @@ def test_it_learns_and_reports() -> None:
 def test_a_minute_repeats_itself(minute: Minute) -> None:
     again = make_minute(steps=STEPS)
     assert np.array_equal(again.frames, minute.frames)
-    assert np.array_equal(again.sound, minute.sound)
+    assert np.array_equal(again.waveform, minute.waveform)
     assert again.questions == minute.questions
     assert {event.kind for event in minute.events} == {"seen", "heard"}
 

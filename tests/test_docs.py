@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from tokenturing.evaluate.figures import Figure
 from tokenturing.media.clock import STEP_SECONDS
 from tokenturing.tasks.recall.world.plans import RecallConfig
 from tokenturing.tasks.recall.world.questions import AGO_BORDERS, DEPTH, FACTS
@@ -151,13 +152,15 @@ def test_tables_of_speed_are_what_was_measured():
 def test_table_has_mean_and_worst_kind():
     made = results()
     rows = [
-        {"kind": kind, "delay": delay, "accuracy": accuracy, "low": 0.0, "high": 1.0, "count": 64}
+        Figure(kind, accuracy, 0.0, 1.0, 64, where={"delay": delay})
         for kind, delay, accuracy in [("seen-1", 5.0, 1.0), ("heard-1", 5.0, 0.9), ("heard-1", 600.0, 0.8)]
     ]
     table = made.render({"LSTM": (72_400, rows)})
     assert table.splitlines()[0] == "| memory | parameters | 5 s | 10 min |"
     assert table.splitlines()[2] == "| LSTM | 72 k | 0.95 / 0.90 | 0.80 / 0.80 |"
-    human = made.render({"LSTM": (72_400, [*rows, {**rows[1], "voices": "human", "accuracy": 0.7}])})
+    human = made.render(
+        {"LSTM": (72_400, [*rows, Figure("heard-1", 0.7, 0.0, 1.0, 64, where={"delay": 5.0, "voices": "human"})])}
+    )
     assert human.startswith(table)
     assert human.endswith("| LSTM | 72 k | 0.70 / 0.70 |\n")
 

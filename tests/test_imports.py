@@ -1,6 +1,7 @@
 """Who may import whom , what `import tokenturing` costs, and that nothing is ever unpickled."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ SOURCE = Path(tokenturing.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS = [
-    ("errors", "files"),
+    ("errors", "files", "options"),
     ("state", "layers", "media", "runtime"),
     ("memory", "processors"),
     ("registry", "checkpoint"),
@@ -25,20 +26,17 @@ LEVELS = [
 ]
 """each may import its own level and those before it"""
 CORE = {room for level in LEVELS[:-2] for room in level} - {"media", "encoders"} | {"testing"}
+GENERIC = ("train", "export", "bench", "serve", "runtime", "testing")
+"""those that know models and tasks by their contracts only"""
 FORBIDDEN = {
-    "viz": {
-        "models",
-        "baselines",
-        "scenic",
-        "checkpoint",
-        "registry",
-        "state",
-        "tasks",
-        "train",
-        "encoders",
-        "serve",
-    },
+    "viz": {"models", "baselines", "scenic", "checkpoint", "registry", "state", "tasks", "train", "encoders", "serve"},
+    **{name: {"demo", "cli"} for name in GENERIC},
 }
+WORDS = re.compile(r"recall|digit|voice|question", re.IGNORECASE)
+"""of single tasks"""
+DATA = {"world", "voices"}
+"""folders of tasks that know no model"""
+SPEAK_OF_TASKS = ("tasks", "registry", "cli", "demo", "viz", "encoders", "weights", "recipes")
 
 
 def room(module: str) -> str:
@@ -85,6 +83,32 @@ def test_directions(path: Path) -> None:
             assert known <= below, f"{here} may import {sorted(below)} and imports {sorted(known - below)}"
     assert not known & FORBIDDEN.get(here, set()), f"{here} must not import {sorted(known & FORBIDDEN[here])}"
     assert here in ("cli", "__main__") or "cli" not in known, "nothing imports the command line"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if own_room(path) in GENERIC], ids=lambda path: str(path.relative_to(SOURCE))
+)
+def test_generic_rooms_know_no_task(path: Path) -> None:
+    known = {name for name in imports(path) if name.startswith("tokenturing.tasks")}
+    assert known <= {"tokenturing.tasks.contract"}, f"{path} imports {known}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_words_of_tasks_stand_in_tasks(path: Path) -> None:
+    if own_room(path) not in SPEAK_OF_TASKS:
+        found = WORDS.findall(path.read_text(encoding="utf-8"))
+        assert not found, f"{path} speaks of {sorted(set(found))}"
+
+
+def test_words_of_tasks_control() -> None:
+    assert WORDS.findall((SOURCE / "tasks" / "recall" / "task.py").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if DATA & set(path.parts)], ids=lambda path: str(path.relative_to(SOURCE))
+)
+def test_data_of_tasks_knows_no_model(path: Path) -> None:
+    assert not ours(path) & {"models", "baselines", "memory", "processors", "layers", "checkpoint"}
 
 
 def test_directions_control(tmp_path: Path) -> None:

@@ -7,29 +7,36 @@ from pathlib import Path
 
 import pytest
 import torch
+from recall_files import tiny_recipe
 from safetensors.torch import load_file
-from test_cli import PATCHED, RECIPE
 
-import tokenturing as tt
 from tokenturing.errors import OptionError
-from tokenturing.tasks.recall.eyes.perception import Perception
 from tokenturing.train.distributed import Workers
 
 UPDATES = 6
+HALF = """
+import sys
+from tokenturing.train import loop
+advance = loop.Training.advance
+def stop(run):
+    if run.update == 4:
+        raise SystemExit(0)
+    return advance(run)
+loop.Training.advance = stop
+from tokenturing.cli.main import main
+main(sys.argv[1:])
+"""
 WITHOUT_EFFECT = "read.mlp.2.bias"
 """a softmax takes no notice of it, so its gradient is rounding error, which AdamW makes as large as any other"""
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parallel")
-    torch.manual_seed(0)
-    tt.save(Perception(16), folder / "perception")
-    text = RECIPE.format(perception=folder / "perception").replace("rows = 2", "rows = 4")
+    path = tiny_recipe(tmp_path_factory.mktemp("parallel"))
+    text = path.read_text().replace("rows = 2", "rows = 4")
     text = text.replace("hidden = 16", "hidden = 16, look_back = 2, write_cost = 0.01")
-    (folder / "tiny.toml").write_text(text.replace("updates = 30", f"updates = {UPDATES}\nwarmup = 1"))
-    (folder / "program.py").write_text(PATCHED.format(tests=str(Path(__file__).parent)))
-    return folder / "tiny.toml"
+    path.write_text(text.replace("updates = 30", f"updates = {UPDATES}\nwarmup = 1"))
+    return path
 
 
 def run(recipe: Path, out: Path, processes: int, *settings: str) -> dict[str, torch.Tensor]:
@@ -42,7 +49,7 @@ def run(recipe: Path, out: Path, processes: int, *settings: str) -> dict[str, to
         "--nproc-per-node",
         str(processes),
     ]
-    command += [str(recipe.parent / "program.py"), "train", str(recipe), "--out", str(out)]
+    command += ["-m", "tokenturing", "train", str(recipe), "--out", str(out)]
     done = subprocess.run([*command, *(["--set", *settings] if settings else [])], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("next: tokenturing evaluate") == 1, "one process speaks"
@@ -72,21 +79,7 @@ def test_a_run_goes_on_with_another_number_of_processes(recipe: Path, tmp_path: 
     whole = run(recipe, tmp_path / "whole", 1)
     run_half = tmp_path / "half"
     program = recipe.parent / "half.py"
-    program.write_text(
-        (recipe.parent / "program.py")
-        .read_text()
-        .replace(
-            "from tokenturing.cli.main import main",
-            "from tokenturing.train import loop\n"
-            "advance = loop.Training.advance\n"
-            "def stop(run):\n"
-            "    if run.update == 4:\n"
-            "        raise SystemExit(0)\n"
-            "    return advance(run)\n"
-            "loop.Training.advance = stop\n"
-            "from tokenturing.cli.main import main",
-        )
-    )
+    program.write_text(HALF)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     subprocess.run(
         [*command, str(program), "train", str(recipe), "--out", str(run_half)],

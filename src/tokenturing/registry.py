@@ -1,11 +1,12 @@
-"""Names of classes, as checkpoints write them, and where each class is found."""
+"""The one table of names: of models, as checkpoints write them, and of tasks, as recipes do; and where each is found."""
 
 import importlib
-from typing import TypeVar
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
 
 from torch import nn
 
-from tokenturing.errors import CheckpointError, closest
+from tokenturing.errors import CheckpointError, OptionError, closest
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -27,6 +28,13 @@ _MODULES = {
     **dict.fromkeys(BASELINES, "tokenturing.baselines"),
 }
 """imported only when a checkpoint names the class"""
+TASKS = {
+    "last_digits": "tokenturing.tasks.last_digits.task:LastDigits",
+    "perception": "tokenturing.tasks.recall.eyes.task:RecallPerception",
+    "recall": "tokenturing.tasks.recall.task:Recall",
+}
+TASK_ENTRY_POINTS = "tokenturing.tasks"
+"""the group of entry points with which an installed package makes tasks of its own known by name"""
 _REGISTERED: dict[str, type[nn.Module]] = {}
 
 
@@ -66,3 +74,21 @@ def name_of(model: nn.Module) -> str:
     if found is not cls:
         raise CheckpointError(f"{cls} has the name of another class, {found}: rename and register it")
     return cls.__name__
+
+
+def find_task(name: str) -> Any:
+    """The class of a task: of the package, of an entry point, or `module:Class`.
+
+    Raises:
+        OptionError: there is none of that name.
+    """
+    known = {point.name: point.value for point in entry_points(group=TASK_ENTRY_POINTS)} | TASKS
+    module, _, attribute = known.get(name, name).partition(":")
+    if not attribute:
+        raise OptionError(f"task={name!r} is not known: expected {closest(name, known)}, or module:Class")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        if name in known or (isinstance(error, ImportError) and error.name not in (module, module.partition(".")[0])):
+            raise
+        raise OptionError(f"task={name!r} cannot be found ({error}): expected module:Class, importable from here") from error

@@ -1,9 +1,8 @@
-"""What several commands need: checkpoints by name, errors of the speech folder, a progress bar."""
+"""What several commands need: checkpoints by name, a progress bar."""
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,26 +10,13 @@ from tokenturing.errors import MissingExtraError, OptionError
 
 if TYPE_CHECKING:
     from tokenturing.runtime import Runtime
-    from tokenturing.tasks.recall.model import RecallModel
 
 PLAIN_SECONDS = 10.0
 """between two lines of progress where standard error is no terminal"""
 
 
-def load_recall_model(folder_or_name: str) -> "RecallModel":
-    """A trained recall model by its folder, its run's folder or the name it was shipped under."""
-    from tokenturing.checkpoint import load
-    from tokenturing.tasks.recall.model import RecallModel
-
-    model = load(model_folder(folder_or_name))
-    if not isinstance(model, RecallModel):
-        kind = type(model).__name__
-        raise OptionError(f"{folder_or_name} holds a {kind}: expected a RecallModel")
-    return model
-
-
 def load_runtime(folder_or_name: str) -> "Runtime":
-    """An export, or a trained recall model on the runtime, ready for one step at a time on one core.
+    """An export, or a trained model on the runtime, ready for one step at a time on one core.
 
     A model is exported when it is first used (some seconds) and kept in the cache folder. What cannot be exported, or a machine
     without the extra "export", is served by PyTorch, some times slower.
@@ -39,19 +25,27 @@ def load_runtime(folder_or_name: str) -> "Runtime":
 
     if is_export(folder_or_name):
         return load(folder_or_name, threads=1)
+    from tokenturing.checkpoint import load as load_model
     from tokenturing.export import cached_runtime, eager
 
-    model = load_recall_model(folder_or_name)
+    model = load_model(model_folder(folder_or_name))
     try:
         return cached_runtime(model, threads=1)
     except (MissingExtraError, OptionError) as error:
+        runtime = eager(model)  # what cannot be streamed at all says so here
         print(f"on PyTorch, not on the faster runtime: {error}", file=sys.stderr)
-        return eager(model)
+        return runtime
 
 
-def notes_of(model: Any) -> dict[str, Any]:
-    """What was noted when the model was saved."""
-    return model.notes
+def load_any(folder_or_name: str, threads: int) -> Any:
+    """An export on the runtime, or a model as it was trained."""
+    from tokenturing.checkpoint import load
+    from tokenturing.runtime import is_export
+    from tokenturing.runtime import load as load_export
+
+    if is_export(folder_or_name):
+        return load_export(folder_or_name, threads=threads)
+    return load(model_folder(folder_or_name))
 
 
 def model_folder(folder_or_name: str) -> str:
@@ -67,21 +61,10 @@ def display_names(checkpoints: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(short) else list(checkpoints)
 
 
-@contextmanager
-def voices() -> Iterator[None]:
-    """Errors of the speech folder and of missing speech packages as errors for people."""
-    try:
-        yield
-    except MissingExtraError:
-        raise
-    except ImportError as error:
-        raise OptionError(str(error)) from error
-    except ValueError as error:
-        raise OptionError(str(error)) from error
-
-
 class Progress:
     """A bar with an estimate on standard error; a line now and then where that is no terminal.
+
+    The estimate counts from the first thing done, which includes what is prepared only once, to the present.
 
     Args:
         label: what is going on.
@@ -98,8 +81,7 @@ class Progress:
             parts.BarColumn(bar_width=24),
             parts.TaskProgressColumn(),
             parts.TimeElapsedColumn(),
-            parts.TextColumn("left"),
-            parts.TimeRemainingColumn(),
+            parts.TextColumn("{task.fields[left]}"),
             parts.TextColumn("{task.fields[note]}"),
         )
         self.bar = parts.Progress(
@@ -108,7 +90,7 @@ class Progress:
             disable=not self.console.is_terminal,
             redirect_stdout=sys.stdout.isatty(),
         )
-        self.task = self.bar.add_task(label, total=None, note="")
+        self.task = self.bar.add_task(label, total=None, note="", left="")
         self.began = self.shown = time.monotonic()
         self.first: int | None = None
         self.ended = False
@@ -120,14 +102,22 @@ class Progress:
     def __exit__(self, *_: Any) -> None:
         self.bar.stop()
 
+    def report(self, label: str, done: int, total: int) -> None:
+        """What a task reports of work that takes long: each label is counted anew."""
+        if label != self.label:
+            self.label, self.first, self.ended = label, None, False
+        self.update(done, total)
+
     def update(self, done: int, total: int, note: str = "") -> None:
         """`done` of `total` is done."""
-        if self.first is None:
-            self.first = done - 1  # a resumed run begins in the middle
-        self.bar.update(self.task, completed=done, total=total, note=note)
         now = time.monotonic()
+        if self.first is None:
+            self.first, self.began = done, now  # a resumed run begins in the middle
+        left = ""
+        if done > self.first:
+            left = f"about {(now - self.began) / (done - self.first) * (total - done):.0f} s left"
+        self.bar.update(self.task, description=self.label, completed=done, total=total, note=note, left=left)
         ended = done >= total and not self.ended
         if not self.console.is_terminal and (now - self.shown >= PLAIN_SECONDS or ended):
             self.shown, self.ended = now, done >= total
-            left = (now - self.began) / max(done - self.first, 1) * (total - done)
-            print(f"{self.label} {done}/{total} {note} about {left:.0f} s left", file=sys.stderr, flush=True)
+            print(" ".join(f"{self.label} {done}/{total} {note} {left}".split()), file=sys.stderr, flush=True)

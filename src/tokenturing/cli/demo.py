@@ -20,8 +20,7 @@ def demo(
     """
     from rich.console import Console
 
-    from tokenturing.cli.common import model_folder, voices
+    from tokenturing.cli.common import model_folder
     from tokenturing.demo.run import run
 
-    with voices():
-        run(Path(out), model_folder(model), fast, Console())
+    run(Path(out), model_folder(model), fast, Console())

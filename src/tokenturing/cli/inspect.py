@@ -140,17 +140,19 @@ def _count(module: "nn.Module") -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _show_figures(name: str, figures: Any) -> None:
+def _show_figures(name: str, rows: Any) -> None:
     """The figures noted in a checkpoint, as `evaluate` would show them."""
-    from tokenturing.cli.evaluate import show
-    from tokenturing.tasks.recall.probe import Row
+    from dataclasses import replace
 
-    fields = ("kind", "delay", "accuracy", "low", "high", "count")
-    tables: dict[str, list[Row]] = {}
-    for row in figures or ():
-        if set(fields) <= set(row):
-            title = f"{name}, {row['voices']} voices" if row.get("voices") else name
-            tables.setdefault(title, []).append(Row(**{field: row[field] for field in fields}))
+    from tokenturing.cli.evaluate import show
+    from tokenturing.evaluate.figures import Figure
+
+    tables: dict[str, list[Figure]] = {}
+    for row in rows or ():
+        figure = Figure.from_json(row)
+        where = dict(figure.where)
+        voices = where.pop("voices", "")
+        tables.setdefault(f"{name}, {voices} voices" if voices else name, []).append(replace(figure, where=where))
     show(tables)
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tokenturing.errors import MissingExtraError, TokenTuringError
+from tokenturing.errors import MissingExtraError, OptionError, TokenTuringError
 
 COMMANDS = ("demo", "train", "evaluate", "stream", "export", "bench", "inspect")
 DESCRIPTION = """Token Turing Machines: models that watch an endless stream of pictures and sound, keep what
@@ -16,6 +16,8 @@ matters in a fixed set of memory tokens, and answer questions about it at any ti
 Begin with `tokenturing demo`. `tokenturing COMMAND --help` explains a command.
 """
 FAILED, INTERRUPTED = 2, 130
+EVALUATE_FLAGS = ("--help", "--set", "--json", "--threads")
+""" `evaluate`'s own; all others are options of the task"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,7 +50,27 @@ def _parse_and_run(arguments: list[str]) -> None:
     except ImportError as error:
         raise MissingExtraError("tyro", "cli") from error
 
-    tyro.extras.subcommand_cli_from_dict(commands(), prog="tokenturing", description=DESCRIPTION, args=arguments or ["--help"])
+    tyro.extras.subcommand_cli_from_dict(
+        commands(), prog="tokenturing", description=DESCRIPTION, args=_as_settings(arguments) or ["--help"]
+    )
+
+
+def _as_settings(arguments: list[str]) -> list[str]:
+    """For `evaluate`: flags that are not its own are the task's, "--rows 80" -> "--set rows=80"."""
+    if arguments[:1] != ["evaluate"]:
+        return arguments
+    found, rest = arguments[:1], arguments[1:]
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        if not flag.startswith("--") or flag in EVALUATE_FLAGS:
+            found.append(flag + equals + value)
+            found += rest[:1] if flag in EVALUATE_FLAGS and not equals else []
+            rest = rest[1:] if flag in EVALUATE_FLAGS and not equals else rest
+        elif equals or rest:
+            found += ["--set", f"{flag[2:].replace('-', '_')}={value if equals else rest.pop(0)}"]
+        else:
+            raise OptionError(f"{flag}: expected a value behind it")
+    return found
 
 
 def _one_line(error: BaseException) -> str:

@@ -10,14 +10,13 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, NamedTuple
 from tyro.conf import Positional, UseAppendAction
 
 from tokenturing.cli.options import given
-from tokenturing.errors import OptionError
+from tokenturing.errors import OptionError, choose
 from tokenturing.media.clock import STEP_SECONDS
 
 if TYPE_CHECKING:
     from tokenturing.media.steps import Media
-    from tokenturing.tasks.recall.session import Answer, Watcher
+    from tokenturing.tasks.contract import Answer, Event, Session
 
-ROTATION = ("seen 1 last", "heard 1 last", "how long ago seen", "seen 2 last", "heard 2 last")
 EVERY = 2.0
 ROUNDING = 1e-6
 
@@ -38,47 +37,45 @@ def stream(
 ) -> None:
     """Let a model watch a video, a sound file or a camera, and answer questions about it.
 
-    Each line is what it notices or answers; at the end every question is asked once. Questions are: "seen 2
-    last", "heard 1 last" (1 to 4), "heard before 7 was seen" (0 to 9), "how long ago seen".
+    Each line is what it notices or answers; at the end every question is asked once. What can be asked depends on the model's
+    task. Of recall: "seen 2 last", "heard 1 last" (1 to 4), "heard before 7 was seen" (0 to 9), "how long ago seen".
 
     Args:
         checkpoint: the model: a folder, that of an export, or the name of a shipped one, such as recall-ttm.
         source: a file with pictures, sound or both, or "camera" (or "camera:1"; Ctrl-C ends it).
         ask: a question and the second at which to ask it, such as --ask "12.0 seen 2 last"
-        every: ask one of five questions in turn every so many seconds; 0: never.
+        every: ask a few questions in turn, one every so many seconds; 0: never.
         jsonl: write everything to this file as well, one JSON object a line.
     """
-    from tokenturing.cli.common import load_runtime, voices
+    from tokenturing.cli.common import load_runtime
     from tokenturing.media.steps import open_media
-    from tokenturing.tasks.recall.session import Watcher
+    from tokenturing.train.recipe import task_of
 
     asked = parse_questions([text for group in ask for text in group])
     seconds = (0.0 if ask else EVERY) if every is None else every
     if seconds < 0:
         raise OptionError(f"--every {seconds:g}: expected seconds, or 0 for never")
     model = load_runtime(checkpoint)
+    task = task_of(model)
     with ExitStack() as stack:
         media = stack.enter_context(open_media(source))
+        session = task.session(model, media)
+        for due in asked:
+            choose("question", due.question, session.questions)
         file = stack.enter_context(_open_lines(jsonl)) if jsonl else None
-        with voices():
-            watcher = Watcher(model, media.has_sound)
         _announce(source, media)
-        _watch(media, watcher, Schedule(asked, seconds), Output(file))
+        _watch(media, session, Schedule(asked, seconds, session.rotation), Output(file))
 
 
 def parse_questions(texts: Sequence[str]) -> list[Due]:
     """ "12.0 seen 2 last" -> when and what, by time."""
-    from tokenturing.errors import choose
-    from tokenturing.tasks.recall.world.questions import QUESTIONS
-
     due = []
     for text in texts:
         time, _, question = text.strip().partition(" ")
         try:
-            seconds = float(time)
+            due.append(Due(float(time), " ".join(question.split())))
         except ValueError:
             raise OptionError(f'--ask "{text}": expected "SECONDS QUESTION", as in "12.0 seen 2 last"') from None
-        due.append(Due(seconds, choose("question", " ".join(question.split()), QUESTIONS)))
     return sorted(due)
 
 
@@ -88,10 +85,11 @@ class Schedule:
     Args:
         asked: in the order of their times.
         every: seconds; 0: no rotation.
+        rotation: the questions asked in turn.
     """
 
-    def __init__(self, asked: Sequence[Due], every: float):
-        self.waiting, self.every, self.turn = list(asked), every, 0
+    def __init__(self, asked: Sequence[Due], every: float, rotation: Sequence[str]):
+        self.waiting, self.every, self.rotation, self.turn = list(asked), every, rotation, 0
 
     def due(self, until: float) -> list[str]:
         """The questions whose time is before `until` and that were not yet asked."""
@@ -99,7 +97,7 @@ class Schedule:
         while self.waiting and self.waiting[0].time < until - ROUNDING:
             found.append(self.waiting.pop(0).question)
         while self.every and self.every * (self.turn + 1) < until - ROUNDING:
-            found.append(ROTATION[self.turn % len(ROTATION)])
+            found.append(self.rotation[self.turn % len(self.rotation)])
             self.turn += 1
         return found
 
@@ -115,35 +113,33 @@ def _announce(source: str, media: "Media") -> None:
     print(f"{source}: {' and '.join(tracks)}{length}", flush=True)
 
 
-def _watch(media: "Media", watcher: "Watcher", schedule: Schedule, output: "Output") -> None:
+def _watch(media: "Media", session: "Session", schedule: Schedule, output: "Output") -> None:
     """All steps of the media, then every question once; Ctrl-C ends it early, with the questions."""
-    from tokenturing.tasks.recall.world.questions import QUESTIONS
-
     seconds, interrupted = 0.0, False
     try:
-        for begin in _steps(media, watcher, output):
+        for begin in _steps(media, session, output):
             seconds = begin + STEP_SECONDS
             if questions := schedule.due(seconds):
-                output.answers(begin, watcher.ask(questions))
+                output.answers(begin, session.ask(*questions))
     except KeyboardInterrupt:
         interrupted = media.duration is not None  # a camera has no other end
     print(f"\nat the end, after {seconds:.1f} s:")
-    output.answers(seconds, watcher.ask(QUESTIONS), final=True)
+    output.answers(seconds, session.ask(*session.questions), final=True)
     for late in schedule.waiting:
         print(f"not asked, since it was over by {late.time:g} s: {late.question}", file=sys.stderr)
     if interrupted:
         raise KeyboardInterrupt
 
 
-def _steps(media: "Media", watcher: "Watcher", output: "Output") -> Iterator[float]:
+def _steps(media: "Media", session: "Session", output: "Output") -> Iterator[float]:
     """When each step begins, once the model has taken it; a bar shows how far that is."""
     from tokenturing.cli.common import Progress
 
     total = round(media.duration / STEP_SECONDS) if media.duration else 0
     with Progress("watching") if total else nullcontext() as progress:
         for number, step in enumerate(media, start=1):
-            for notice in watcher.take(step):
-                output.event(step.time, notice.sense, notice.digit, notice.confidence)
+            for event in session.take(step):
+                output.event(step.time, event)
             yield step.time
             if progress:
                 progress.update(min(number, total), total)
@@ -155,10 +151,10 @@ class Output:
     def __init__(self, file: IO[str] | None):
         self.file = file
 
-    def event(self, time: float, sense: str, digit: int, confidence: float) -> None:
+    def event(self, time: float, event: "Event") -> None:
         """Something was noticed."""
-        print(f"{_clock(time)}  ({sense} {digit})", flush=True)
-        self._write({"time": round(time, 2), "event": sense, "digit": digit, "confidence": round(confidence, 4)})
+        print(f"{_clock(time)}  ({event.sense} {event.what})", flush=True)
+        self._write({"time": round(time, 2), "event": event.sense, "what": event.what, "confidence": round(event.confidence, 4)})
 
     def answers(self, time: float, answers: Sequence["Answer"], final: bool = False) -> None:
         """Questions were answered."""

@@ -1,6 +1,6 @@
 """All memories side by side: what the shipped ones remember, what all of them cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenturing.checkpoint import load, shipped
 from tokenturing.errors import TokenTuringError
-from tokenturing.evaluate.figures import wilson
+from tokenturing.evaluate.figures import Figure, pool, readable
 from tokenturing.evaluate.growth import Size, growth
 from tokenturing.media.clock import STEP_SECONDS
 from tokenturing.models.contract import RecurrentModel
@@ -28,15 +28,6 @@ GROUPS = {
     "how long ago": (("ago",), ""),
 }
 """title: kinds of question and whose voices ("": synthesised ones)"""
-NAMES = {
-    "TokenTuringMachine": "Token Turing Machine",
-    "Memoryless": "no memory",
-    "TemporalMixer": "temporal Mixer",
-    "WindowTransformer": "window Transformer",
-    "FullTransformer": "full Transformer",
-    "RecurrentTransformer": "recurrent Transformer",
-}
-FIELDS = ("kind", "delay", "accuracy", "low", "high", "count")
 
 
 @dataclass(frozen=True)
@@ -45,9 +36,8 @@ class Compared:
 
     name: str
     parameters: int
-    rows: list[dict[str, Any]]
-    """its figures as `tokenturing evaluate --json` writes them, with "voices" where those are human; empty
-    where none are noted"""
+    figures: list[Figure]
+    """those noted in the checkpoint, with "voices" where those are human; empty where none are"""
     sizes: list[Size]
     grows: bool
     notes: dict[str, Any]
@@ -70,45 +60,41 @@ def compare(first: RecallModel, first_name: str, lengths: Sequence[float] = LENG
         for name, model in models.items()
     ]
     for path in sorted(RECIPES.glob("recall-*.toml")):
-        recipe = load_recipe(path).model
+        recipe = load_recipe(path).options.model
         if recipe.memory not in classes:  # what a step costs does not depend on the weights
             memory = build_memory(recipe.memory, recipe.options)
-            found.append(_measure(NAMES.get(recipe.memory, recipe.memory), memory, {}, lengths))
+            found.append(_measure(readable(recipe.memory), memory, {}, lengths))
     return found
 
 
 def _readable(name: str, model: RecallModel, classes: Sequence[str]) -> str:
     """What the model is, or its own name where there are several of the kind."""
     kind = type(model.memory).__name__
-    return name.removeprefix("recall-") if classes.count(kind) > 1 else NAMES.get(kind, kind)
+    return name.removeprefix("recall-") if classes.count(kind) > 1 else readable(kind)
 
 
 def _measure(name: str, memory: RecurrentModel, notes: dict[str, Any], lengths: Sequence[float]) -> Compared:
     sizes = growth(memory, INPUT_TOKENS, [ceil(length / STEP_SECONDS) for length in lengths])
-    rows = [row for row in notes.get("figures", ()) if set(FIELDS) <= set(row)]
+    figures = [Figure.from_json(row) for row in notes.get("figures", ())]
     parameters = sum(parameter.numel() for parameter in memory.parameters())
-    grows = sizes[0].nbytes != sizes[-1].nbytes
-    return Compared(name, parameters, rows, sizes, grows, notes)
+    grows = bool(memory.growing)
+    return Compared(name, parameters, figures, sizes, grows, notes)
 
 
 def by_delay(compared: Sequence[Compared]) -> dict[str, dict[str, list[Share]]]:
     """Group of kinds -> model -> its shares by delay, the kinds of a group taken together."""
     panels = {
-        title: {model.name: shares for model in compared if (shares := _pooled(model.rows, kinds, voices))}
+        title: {model.name: shares for model in compared if (shares := _pooled(model.figures, kinds, voices))}
         for title, (kinds, voices) in GROUPS.items()
     }
     return {title: lines for title, lines in panels.items() if lines}
 
 
-def _pooled(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str], voices: str) -> list[Share]:
-    found, rows = [], [row for row in rows if row.get("voices", "") == voices]
-    for delay in sorted({row["delay"] for row in rows}):
-        here = [row for row in rows if row["kind"] in kinds and row["delay"] == delay]
-        count = sum(row["count"] for row in here)
-        right = sum(row["accuracy"] * row["count"] for row in here)
-        if count:
-            found.append(Share(delay, right / count, *wilson(round(right), count)))
-    return found
+def _pooled(figures: Sequence[Figure], kinds: Sequence[str], voices: str) -> list[Share]:
+    found = [figure for figure in figures if figure.kind in kinds and figure.where.get("voices", "") == voices]
+    delays = sorted({float(figure.where["delay"]) for figure in found})
+    pooled = [(delay, pool(figure for figure in found if figure.where["delay"] == delay)) for delay in delays]
+    return [Share(delay, figure.value, figure.low, figure.high) for delay, figure in pooled if figure]
 
 
 def by_length(compared: Sequence[Compared]) -> dict[str, list[Length]]:

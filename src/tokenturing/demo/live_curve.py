@@ -4,7 +4,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from tokenturing.tasks.last_digits.task import DEPTH, Learned, Point, learn
+from tokenturing.demo.learning import Learned, Point, learn
+from tokenturing.tasks.last_digits.model import DEPTH
 
 WIDTH, HEIGHT = 60, 12
 COLORS = ("magenta", "yellow", "green", "blue")

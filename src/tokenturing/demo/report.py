@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenturing.demo.figures import Compared, by_delay, by_length
+from tokenturing.demo.learning import Learned
+from tokenturing.evaluate.figures import Figure
 from tokenturing.evaluate.trace import holdings
 from tokenturing.files import write_file
 from tokenturing.media.clock import STEP_SECONDS
-from tokenturing.tasks.last_digits.task import DEPTH, Learned
+from tokenturing.tasks.last_digits.model import DEPTH
 from tokenturing.tasks.recall.minute import FADING, Minute
 from tokenturing.tasks.recall.watching import Watched
 from tokenturing.tasks.recall.world.questions import KINDS
@@ -60,7 +62,7 @@ def happenings(minute: Minute) -> list[Happening]:
     for event in minute.events:
         seen = event.kind == "seen"
         step = (event.first + event.last - FADING) // 2 if seen else event.first
-        found.append(Happening(event.kind, event.digit, step * STEP_SECONDS, minute.frames[step] if seen else None))
+        found.append(Happening(event.kind, event.label, step * STEP_SECONDS, minute.frames[step] if seen else None))
     return found
 
 
@@ -105,7 +107,7 @@ def _learning(learned: Learned) -> Section:
 
 
 def _accuracy(compared: Sequence[Compared]) -> list[Section]:
-    known = [model for model in compared if model.rows]
+    known = [model for model in compared if model.figures]
     if not known:
         return []
     rows, classes = _accuracy_table(known)
@@ -125,23 +127,23 @@ def _accuracy(compared: Sequence[Compared]) -> list[Section]:
 
 def _accuracy_table(known: Sequence[Compared]) -> tuple[list[list[str]], list[list[str]]]:
     """Cells and their classes: each kind and delay a row, each model a column, the best marked."""
-    shares = [{_key(row): row for row in model.rows} for model in known]
+    shares = [{_key(figure): figure for figure in model.figures} for model in known]
     keys = {key for found in shares for key in found}
     rows, classes = [], []
     for voices, kind, delay in sorted(keys, key=lambda key: (key[0], KINDS.index(key[1]), key[2])):
         here = [found.get((voices, kind, delay)) for found in shares]
-        best = max(row["accuracy"] for row in here if row)
-        rows.append([kind, readable(delay), voices or "synthesised", *(_share(row) for row in here)])
-        classes.append(["", "", "", *("best" if row and row["accuracy"] == best else "" for row in here)])
+        best = max(figure.value for figure in here if figure)
+        rows.append([kind, readable(delay), voices or "synthesised", *(_share(figure) for figure in here)])
+        classes.append(["", "", "", *("best" if figure and figure.value == best else "" for figure in here)])
     return rows, classes
 
 
-def _key(row: dict) -> tuple[str, str, float]:
-    return row.get("voices", ""), row["kind"], row["delay"]
+def _key(figure: Figure) -> tuple[str, str, float]:
+    return str(figure.where.get("voices", "")), figure.kind, float(figure.where["delay"])
 
 
-def _share(row: dict | None) -> str:
-    return f"{row['accuracy']:.2f} ({row['low']:.2f}-{row['high']:.2f})" if row else "-"
+def _share(figure: Figure | None) -> str:
+    return f"{figure.value:.2f} ({figure.low:.2f}-{figure.high:.2f})" if figure else "-"
 
 
 def _growth(compared: Sequence[Compared]) -> list[Section]:

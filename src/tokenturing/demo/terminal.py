@@ -130,7 +130,7 @@ class Screen:
         if index < 0:
             return Text("    ·    " if index == EMPTY else "    -    ", "dim")
         event = self.minute.events[index]
-        return Text(f" {event.kind:5} {event.digit} ", CELLS[event.kind])
+        return Text(f" {event.kind:5} {event.label} ", CELLS[event.kind])
 
     def _questions(self) -> RenderableType:
         lines = [question_line(asked) for asked in self.asked]
@@ -179,7 +179,7 @@ def _show_live(minute: Minute, moments: Iterable[Moment], slots: int, speed: flo
 def _show_lines(minute: Minute, moments: Iterable[Moment], console: Console) -> list[Moment]:
     starts: dict[int, list[str]] = {}
     for event in minute.events:
-        starts.setdefault(event.first, []).append(f"({event.kind}: {event.digit})")
+        starts.setdefault(event.first, []).append(f"({event.kind}: {event.label})")
     seen, right = [], 0
     for moment in moments:
         seen.append(moment)

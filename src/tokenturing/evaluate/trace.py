@@ -32,7 +32,8 @@ class Event(NamedTuple):
 
     kind: str
     """"seen" or "heard" """
-    digit: int
+    label: int
+    """what it is"""
     first: int
     """step on which there is something new to write"""
     last: int

@@ -10,6 +10,7 @@ from tokenturing.checkpoint import fingerprint
 from tokenturing.errors import CheckpointError
 from tokenturing.export.onnx import export_onnx
 from tokenturing.files import cache_folder
+from tokenturing.models.flat import streaming_notes
 from tokenturing.runtime.machine import Runtime, is_export, load
 
 
@@ -23,10 +24,16 @@ def cached_runtime(model: nn.Module, *, precision: str = "float32", threads: int
     folder = cache_folder() / f"export-{precision}-{_versions()}-{fingerprint(model)}"
     if is_export(folder):
         try:
-            return load(folder, threads=threads)
+            return _noted(load(folder, threads=threads), model)
         except CheckpointError:  # it was damaged; it is made anew
             pass
-    return load(_write(model, folder, precision), threads=threads)
+    return _noted(load(_write(model, folder, precision), threads=threads), model)
+
+
+def _noted(runtime: Runtime, model: nn.Module) -> Runtime:
+    """With this model's notes: the same weights may have been saved with others."""
+    runtime.notes = streaming_notes(model)
+    return runtime
 
 
 def _versions() -> str:

@@ -15,21 +15,20 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tokenturing.errors import CheckpointError, MissingExtraError, OptionError, choose
-from tokenturing.export.step import StepGraph, example, growing
 from tokenturing.files import beside
-from tokenturing.models.contract import RecurrentModel
+from tokenturing.models.flat import ROWS, FlatStep, example
 from tokenturing.runtime.machine import DESCRIPTION, GRAPH, INITIAL, MASK, load
 
 PRECISIONS = ("float32", "int8", "bf16")
 TOLERANCE = 1e-4
-"""of the largest value, between the float32 graph and the model, on a step of chance"""
+"""of the largest value, between the float32 graph and the model, on a step with random inputs"""
 
 
 def export_onnx(model: nn.Module, folder: str | Path, *, precision: str = "float32") -> Path:
     """Write a model to a folder that `tokenturing.runtime.load` reads.
 
     Args:
-        model: a recurrent model, or a model of the recall task with its eyes and ears; its state must not grow.
+        model: one that streams (`tokenturing.models.contract.StreamModel`); its state must not grow.
         folder: is made; an older export in it is replaced.
         precision: "float32"; "int8": weights of matrix products in 8 bits, their inputs rounded when they come; "bf16": the
             float32 graph, which the runtime computes in bfloat16.
@@ -43,9 +42,11 @@ def export_onnx(model: nn.Module, folder: str | Path, *, precision: str = "float
     folder = Path(folder)
     if folder.exists() and not ((folder / DESCRIPTION).is_file() or _is_empty_folder(folder)):
         raise CheckpointError(f"{folder} is there and holds no export: expected a folder, or a name that is free")
-    graph = StepGraph(model)
-    if leaf := growing(graph):
-        raise OptionError(f"the state's {leaf} grows with the stream: expected a model whose state keeps its size")
+    graph = FlatStep(model)
+    if graph.growing:
+        raise OptionError(
+            f"the state's {', '.join(graph.growing)} grows with the stream: expected a model whose state keeps its size"
+        )
     aside = beside(folder.absolute())
     aside.mkdir(parents=True)
     try:
@@ -71,17 +72,20 @@ def _is_empty_folder(folder: Path) -> bool:
 
 
 @torch.no_grad()
-def _write_graph(graph: StepGraph, file: Path) -> None:
+def _write_graph(graph: FlatStep, file: Path) -> None:
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("onnxscript", "export") from error
     rows = torch.export.Dim("batch")
-    dynamic: dict[int, Any] = {0: rows}
-    if isinstance(graph.model, RecurrentModel) and graph.model.input_tokens is None:
-        dynamic[1] = torch.export.Dim("tokens")
-    inputs = example(graph.model)
-    leaves = tuple(graph.initial_leaves(len(next(iter(inputs.values())))).values())
+    letters = {size for one in graph.signature.values() for size in one.shape if isinstance(size, str)}
+    free = {letter: torch.export.Dim(f"free_{letter}") for letter in letters}
+    dynamic = tuple(
+        {0: rows} | {axis: free[size] for axis, size in enumerate(one.shape, start=1) if isinstance(size, str)}
+        for one in graph.signature.values()
+    )
+    inputs = example(graph.signature)
+    leaves = tuple(graph.initial_leaves(ROWS).values())
     with _quiet():
         program = torch.onnx.export(
             graph,
@@ -89,8 +93,8 @@ def _write_graph(graph: StepGraph, file: Path) -> None:
             dynamo=True,
             verbose=False,
             input_names=[*inputs, *graph.names],
-            output_names=["y", *(f"next_{name}" for name in graph.names), *graph.perceived],
-            dynamic_shapes=(tuple(dynamic for _ in inputs), tuple({0: rows} for _ in leaves)),
+            output_names=["y", *(f"next_{name}" for name in graph.names), *graph.observed],
+            dynamic_shapes=(dynamic, tuple({0: rows} for _ in leaves)),
         )
     assert program is not None
     program.save(str(file), external_data=False)
@@ -122,9 +126,9 @@ def _quantize(file: Path) -> None:
 
 
 @torch.no_grad()
-def _compare(graph: StepGraph, folder: Path) -> None:
+def _compare(graph: FlatStep, folder: Path) -> None:
     """One step of both, of more rows than the graph was traced with."""
-    inputs = {name: torch.cat([part, part.flip(0)[:1]]) for name, part in example(graph.model).items()}
+    inputs = {name: torch.cat([part, part.flip(0)[:1]]) for name, part in example(graph.signature).items()}
     rows = len(next(iter(inputs.values())))
     leaves = graph.initial_leaves(rows).values()
     expected = [part.numpy() for part in graph(tuple(inputs.values()), tuple(leaves))]
@@ -132,7 +136,7 @@ def _compare(graph: StepGraph, folder: Path) -> None:
     arrays = {name: part.numpy() for name, part in inputs.items()}
     mask = arrays.pop(MASK, None)
     y, state, perceived = runtime.step_and_perceive(arrays, runtime.initial_state(rows), token_mask=mask)
-    names = ["y", *graph.names, *graph.perceived]
+    names = ["y", *graph.names, *graph.observed]
     for name, came, wanted in zip(names, (y, *state, *perceived.values()), expected, strict=True):
         error = float(np.abs(came.astype(np.float64) - wanted).max())
         if not error <= TOLERANCE * max(1.0, float(np.abs(wanted).max())):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 SCALE = 0.3
 """Standard deviation at the start. At 0.02, the field's usual value, slots are too alike to be told apart early in
-training, and recall is learned late or never."""
+training, and what to keep is learned late or never."""
 
 
 def learned(*shape: int) -> nn.Parameter:

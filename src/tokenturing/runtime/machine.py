@@ -45,7 +45,7 @@ class Runtime:
     """One step of an exported model. It holds no stream: the state is a value that goes in and comes out.
 
     Attributes:
-        description: the content of runtime.json, or of one that `tokenturing.export.eager` made up.
+        description: the content of runtime.json, or of one that `tokenturing.models.eager.eager` made up.
         notes: what was noted when the model was saved, such as the speakers it was trained on.
         inputs: for each input its shape [B, ...] ("B" and other names stand for any number) and type.
     """
@@ -98,11 +98,10 @@ class Runtime:
     def step_and_perceive(
         self, x: Array | Mapping[str, Array] | Sequence[Array], state: Any, *, token_mask: Array | None = None
     ) -> tuple[Array, Any, dict[str, Array]]:
-        """The same, and what the model's eyes and ears make of this very step.
+        """The same, and what the model finds in this very step.
 
         Returns:
-            y [B, ...], the next state, and arrays [B, ...] by name: of a model of the recall task the shares [B, 11] of the ten
-            digits and of none, "seen" and "heard"; of other models nothing.
+            y [B, ...], the next state, and arrays [B, ...] by name: what the model observes, and its outputs but the first.
         """
         feed = self._inputs(x, token_mask)
         rows = {len(array) for array in feed.values()}

@@ -19,7 +19,7 @@ Quirks of the official code live behind this door only:
 - "TL-AddErase" reads as "TL" does. Its write has no sigmoid on the erase vector, adds mean(1 - w a) where
   the NTM adds sum(w a), and always has 8 heads with a hidden width of 64 and no dropout. Nothing bounds the
   memory: with large weights and many steps it is chaotic, and then float32 agrees with float32 to few
-  digits, there as here.
+  places, there as here.
 - "TL-MHA" always has 8 heads, no norm before them and no dropout.
 - The "mlp" processor has no residual connections; the Mixer's token MLP is 128 wide whatever `mlp_dim` is.
 - `TokenTuringMachineSimpleUnit` processes [memory || summary of the input] and gives out the *first* R

@@ -102,7 +102,7 @@ class HeadsOut(nn.Module):
 class MultiHeadDotProductAttention(nn.Module):
     """Attention of tokens [B, P, D] to one another.
 
-    Written out, as the backward pass of PyTorch's fused attention on the CPU loses a digit where tokens are
+    Written out, as the backward pass of PyTorch's fused attention on the CPU loses precision where tokens are
     much alike: after a latent-query read, gradients of query and key were off the official ones by over 1e-5.
     """
 

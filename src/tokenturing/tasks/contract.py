@@ -35,11 +35,11 @@ class Batches(Protocol):
     def __next__(self) -> Batch: ...
 
     def state(self) -> dict[str, Any]:
-        """Where it stands, as plain JSON values."""
+        """Where it stands, as plain JSON values; under "rows", where there is such a key, one for each of its rows."""
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from where `state()` was taken."""
+        """Go on from where `state()` was taken; "rows" are all from global row 0 on, whoever drew them."""
         ...
 
 
@@ -67,6 +67,8 @@ class Session(Protocol):
 
     questions: Sequence[str]
     """all that can be asked"""
+    rotation: Sequence[str]
+    """those worth asking now and then"""
 
     def take(self, step: MediaStep) -> list[Event]:
         """Go on by one step -> what is noticed in it."""
@@ -100,6 +102,7 @@ class Task(Protocol):
 
     def schedule(self, model: nn.Module, update: int) -> None:
         """Set what depends on the number of updates done; called before each."""
+        return
 
     def notes(self) -> dict[str, Any]:
         """What a checkpoint should say of how it was made, as plain JSON values."""

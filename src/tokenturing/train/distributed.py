@@ -1,9 +1,10 @@
 """Training on several processes that torchrun started: each has some of the rows, and all have the same weights.
 
-All draw the same batches and take their own rows of them, and the mean of their gradients is the gradient of the whole batch.
+Each draws its own rows of the batch, and the mean of their gradients is the gradient of the whole batch.
 A checkpoint holds the states of all rows, so a run may go on with another number of processes.
 """
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,11 @@ from torch import Tensor, nn
 
 from tokenturing import state as states
 from tokenturing.errors import OptionError
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class Workers:
@@ -31,7 +37,8 @@ class Workers:
         if self.count > 1 and not dist.is_initialized():
             dist.init_process_group("gloo")
         share = rows // self.count
-        self.rows = slice(self.rank * share, (self.rank + 1) * share)
+        self.rows = range(self.rank * share, (self.rank + 1) * share)
+        """the global rows of this process"""
 
     def close(self) -> None:
         """Wait for the others and part from them; called by all processes when the run has reached its end.
@@ -67,16 +74,32 @@ class Workers:
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 
-    def total(self, *shares: Tensor) -> list[float]:
-        """Sums over the processes."""
-        together = torch.stack(shares).detach()
+    def average(self, *values: Tensor) -> list[float]:
+        """Means over the processes."""
+        together = torch.stack([value.detach().float() for value in values])
         if self.count > 1:
             dist.all_reduce(together)
+            together /= self.count
         return together.tolist()
+
+    def whole_streams(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Where the streams of all rows stand, out of every process's own."""
+        if self.count == 1 or "rows" not in state:
+            return state
+        own = torch.frombuffer(bytearray(json.dumps(state["rows"]).encode()), dtype=torch.uint8)
+        length = torch.tensor(len(own))
+        lengths = [torch.empty_like(length) for _ in range(self.count)]
+        dist.all_gather(lengths, length)
+        padded = torch.zeros(int(max(lengths)), dtype=torch.uint8)
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in range(self.count)]
+        dist.all_gather(parts, padded)
+        texts = [bytes(part[: int(size)].tolist()) for part, size in zip(parts, lengths, strict=True)]
+        return state | {"rows": [row for text in texts for row in json.loads(text)]}
 
     def own(self, state: Any) -> Any:
         """This process's rows of a state of all rows."""
-        return states.map_state(lambda leaf: leaf[self.rows].clone(), state)
+        return states.map_state(lambda leaf: leaf[self.rows.start : self.rows.stop].clone(), state)
 
     def whole(self, state: Any) -> Any:
         """The state of all rows, out of every process's own."""

@@ -1,130 +1,30 @@
-"""Training, read top to bottom: streams in chunks, the state carried on, gradients cut between chunks."""
+"""Training, read top to bottom: streams in chunks, the state carried on, gradients cut between chunks; any task."""
 
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from filelock import FileLock, Timeout
+from torch import nn
 
 from tokenturing import state as states
-from tokenturing.checkpoint import load, save
-from tokenturing.errors import OptionError, choose
-from tokenturing.layers.look_back import LookBack
-from tokenturing.memory.write import WRITTEN, GatedWrite
-from tokenturing.tasks.recall.eyes.perception import Perception
-from tokenturing.tasks.recall.model import RecallModel
-from tokenturing.tasks.recall.tokens import TokenRenderer, perceived, training_banks, training_streams
-from tokenturing.tasks.recall.voices.bank import SpeechBank, cached_bank, join_banks
-from tokenturing.tasks.recall.world.plans import RecallConfig
-from tokenturing.tasks.recall.world.questions import ANSWERS, FACTS, KINDS, QUESTIONS, UNASKED, all_answers, kind_of
-from tokenturing.tasks.recall.world.streams import Batch, RecallStreams
-from tokenturing.train.distributed import Workers
+from tokenturing.checkpoint import save
+from tokenturing.errors import OptionError
+from tokenturing.tasks.contract import Task
+from tokenturing.train.distributed import Workers, is_first
 from tokenturing.train.log import RunLog
+from tokenturing.train.optim import build_optimizer, rate_at, set_rate
 from tokenturing.train.recipe import Recipe
 from tokenturing.train.resume import FILE, load_training, save_training
 
 Report = Callable[[int, int, dict[str, Any]], None]
 """called after each update with (updates done, updates in all, metrics so far)"""
-KIND_OF_QUESTION = torch.tensor([KINDS.index(kind_of(q)) for q in range(len(QUESTIONS))])
-
-
-def build_model(recipe: Recipe) -> RecallModel:
-    """The untrained model of a recipe, behind its frozen perception."""
-    perception = load(recipe.perception)
-    if not isinstance(perception, Perception):
-        raise OptionError(f"perception={recipe.perception!r} is a {type(perception).__name__}: expected a Perception")
-    torch.manual_seed(recipe.train.seed)
-    model = RecallModel(
-        recipe.model.memory,
-        recipe.model.options,
-        len(QUESTIONS),
-        len(ANSWERS),
-        FACTS,
-        perception.config["width"],
-    )
-    model.perception.load_state_dict(perception.state_dict())
-    model.perception.requires_grad_(False)
-    return model.train()
-
-
-PRECISIONS = ("float32", "bfloat16")
-EVERY = 3
-"""of so many steps one is asked every question: its neighbours know the same"""
-
-
-class Losses(NamedTuple):
-    """Mean cross-entropies of one batch."""
-
-    answer: Tensor
-    """of the answers asked for"""
-    facts: Tensor
-    """of the facts, read off the output tokens by a linear head"""
-    every: Tensor
-    """of the answers to every question, at some of the steps"""
-
-
-def losses(model: RecallModel, y: Tensor, batch: Batch, whole: Batch | None = None) -> Losses:
-    """What a model's answers, read off its memory's output tokens, cost.
-
-    Args:
-        model: whose heads answer.
-        y: the output tokens [B, T, R, D].
-        batch: what they were made of.
-        whole: the batch that `batch` is some rows of: means then are sums over `batch` by the numbers in `whole`.
-    """
-    whole = whole or batch
-    asked = batch.question >= 0
-    some = slice(EVERY - 1, None, EVERY)
-    return Losses(
-        _mean_loss(model.read_off(y[asked], batch.question[asked]), batch.answer[asked], whole.answer[whole.question >= 0]),
-        _mean_loss(model.every_fact(y), batch.facts, whole.facts),
-        _mean_loss(model.every_answer(y[:, some]), all_answers(batch.facts[:, some]), all_answers(whole.facts[:, some])),
-    )
-
-
-def _mean_loss(logits: Tensor, truth: Tensor, whole: Tensor) -> Tensor:
-    """Sum of the cross-entropies over what is asked in `truth`, by how much is asked in `whole`."""
-    total = F.cross_entropy(logits.float().flatten(0, -2), truth.flatten(), ignore_index=UNASKED, reduction="sum")
-    return total / (whole != UNASKED).sum()
-
-
-def rate_at(update: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a cosine down to a hundredth."""
-    train = recipe.train
-    cosine = 0.5 * (1 + math.cos(math.pi * update / train.updates))
-    return train.rate * min(1.0, (update + 1) / train.warmup) * (0.01 + 0.99 * cosine)
-
-
-@torch.no_grad()
-def validate(model: RecallModel, batches: list[Batch]) -> dict[str, float]:
-    """Accuracy by kind of question on consecutive chunks, the first quarter of which only fills the memory."""
-    right, count = np.zeros(len(KINDS)), np.zeros(len(KINDS))
-    training, state = model.training, None
-    model.eval()
-    for index, batch in enumerate(batches):
-        logits, state = model(perceived(batch, model.perception), state, batch.reset)
-        if index < len(batches) // 4:
-            continue
-        asked = batch.question >= 0
-        kinds = KIND_OF_QUESTION[batch.question[asked]].numpy()
-        np.add.at(right, kinds, (logits.argmax(-1) == batch.answer)[asked].numpy())
-        np.add.at(count, kinds, 1)
-    model.train(training)
-    return {kind: float(r / c) for kind, r, c in zip(KINDS, right, count, strict=True) if c}
-
-
-def validation_batches(model: RecallModel, bank: SpeechBank, recipe: Recipe, chunks: int = 12) -> list[Batch]:
-    """Fixed streams of validation images and voices."""
-    shortest = min(RecallConfig.shortest, recipe.data.longest)
-    config = RecallConfig(split="validation", without_modality=0.0, shortest=shortest, longest=recipe.data.longest)
-    renderer = TokenRenderer(model.perception, bank, config)
-    streams = RecallStreams(48, 64, bank, config, seed=99, renderer=renderer)
-    return [next(streams) for _ in range(chunks)]
+LOG_EVERY = 10
+MAY_CHANGE = ("updates", "evaluate_every", "save_every", "threads")
+"""of [train]: what a run may be resumed with another value of"""
 
 
 class Training:
@@ -132,154 +32,195 @@ class Training:
 
     Args:
         recipe: what to train.
-        folder: of the run; a checkpoint in it is gone on from.
-        bank: the voices to train on; None: those of the recipe.
+        folder: of the run; a checkpoint in it is resumed from.
+        task: None: that of the recipe.
+        start: a model whose weights to begin from; None: untrained ones.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, bank: SpeechBank | None = None):
-        choose("train.precision", recipe.train.precision, PRECISIONS)
+    def __init__(self, recipe: Recipe, folder: Path, task: Task | None = None, start: nn.Module | None = None):
         torch.set_num_threads(recipe.train.threads)
         self.recipe, self.folder = recipe, folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.bank, self.human_speakers = (bank, ()) if bank is not None else _all_voices(recipe)
-        self.model = build_model(recipe)
+        self.workers = Workers(recipe.train.rows)
+        self.task: Task = recipe.build_task() if task is None else task
+        torch.manual_seed(recipe.train.seed)
+        self.model = self.task.build()
+        if start is not None:
+            _begin_from(self.model, start)
         if recipe.train.compile:
             self._compile()
-        self.streams = training_streams(recipe, self.bank, self.model.perception)
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, recipe.train.rate, betas=(0.9, 0.98), weight_decay=recipe.train.weight_decay
-        )
-        self.workers = Workers(recipe.train.rows)
+        self.batches = self.task.batches("train", self.workers.rows, recipe.train.steps, self.model)
+        self.optimizer = build_optimizer(self.model, recipe.train)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.state: Any = None
         self.update = 0
         self.seconds = 0.0
         self.skipped = 0
+        self.validation: dict[str, float] = {}
         if (folder / FILE).exists():
             self._resume()
 
     def _compile(self) -> None:
         """One step, not the loop: so it is made once for streams of any length."""
-        cell = getattr(self.model.memory, "cell", None)
-        if cell is None:
-            raise OptionError(
-                f"train.compile with memory={self.recipe.model.memory!r}: expected a TokenTuringMachine, or compile=false"
-            )
-        cell.compile(dynamic=False)
+        compile_step = getattr(self.model, "compile_step", None)
+        if compile_step is None:
+            raise OptionError(f"train.compile: a {type(self.model).__name__} has no compile_step(); expected compile=false")
+        compile_step()
 
     def _resume(self) -> None:
-        # An update of zeros gives the optimiser its tensors, so that their names and shapes are known.
-        state, progress = load_training(self.folder, self.model, self.optimizer, self.model.initial_state(self.recipe.train.rows))
-        self.state = None if state is None else self.workers.own(state)
-        if progress["recipe"] != _plain(self.recipe):
+        initial_state = getattr(self.model, "initial_state", None)
+        like = None if initial_state is None else initial_state(self.recipe.train.rows)
+        state, progress = load_training(self.folder, self.model, self.optimizer, like)
+        if _lasting(progress["recipe"]) != _lasting(self.recipe.to_json()):
             raise OptionError(f"{self.folder} holds a run of another recipe: choose another --out, or delete it")
+        self.state = None if state is None else self.workers.own(state)
         self.update, self.seconds, self.skipped = progress["update"], progress["seconds"], progress["skipped"]
-        self.streams.restore(progress["streams"])
-
-    def _set_stage(self) -> None:
-        """From which gate on a slot counts as written now, and whether the inputs' clocks are read."""
-        train, cell = self.recipe.train, getattr(self.model.memory, "cell", None)
-        if isinstance(write := getattr(cell, "write", None), GatedWrite):
-            write.written = 0.5 if self.update < train.early_writes else WRITTEN
-        if isinstance(look_back := getattr(cell, "look_back", None), LookBack):
-            look_back.heeds_clock = self.update >= train.late_clock
-
-    def autocast(self) -> torch.autocast:
-        """In which an update is computed: matrix products in the recipe's precision."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.train.precision == "bfloat16")
+        self.validation = progress.get("validation", {})
+        self.batches.restore(progress["streams"])
 
     def save(self) -> None:
         """Write all that is needed to go on; called by all processes together."""
         state = None if self.state is None else self.workers.whole(self.state)
+        streams = self.workers.whole_streams(self.batches.state())
         if not self.workers.first:
             return
         progress = {
             "update": self.update,
             "seconds": self.seconds,
             "skipped": self.skipped,
-            "streams": self.streams.state(),
-            "recipe": _plain(self.recipe),
+            "validation": self.validation,
+            "streams": streams,
+            "recipe": self.recipe.to_json(),
         }
         save_training(self.folder, self.model, self.optimizer, state, progress)
 
+    def autocast(self) -> torch.autocast:
+        """In which an update is computed: matrix products in the recipe's precision."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.train.precision == "bfloat16")
+
     def advance(self) -> dict[str, float]:
-        """One update -> its losses."""
+        """One update -> its losses and rate."""
         began = time.perf_counter()
-        whole = next(self.streams)
-        batch = whole.take(self.workers.rows)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate_at(self.update, self.recipe)
-        self._set_stage()
+        batch = next(self.batches)
+        rate = rate_at(self.update, self.recipe.train)
+        set_rate(self.optimizer, rate)
+        self.model.train()
+        self.task.schedule(self.model, self.update)
         with self.autocast():
-            y, state = self.model.remember(perceived(batch, self.model.perception), self.state, batch.reset)
-            found = losses(self.model, y, batch, whole)
+            found, state = self.task.losses(self.model, batch, self.state)
         self.optimizer.zero_grad()
-        train = self.recipe.train
-        total = found.answer + train.facts * found.facts + train.every * found.every
-        (total * self.workers.count).backward()
+        found["loss"].backward()
         self.workers.average_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.train.clip)
         if torch.isfinite(norm):
             self.optimizer.step()
         else:
             self.skipped += 1
-        self.state = states.detach(state)
+        self.state = None if state is None else states.detach(state)
         self.update += 1
         self.seconds += time.perf_counter() - began
-        answer, facts, every = self.workers.total(*found)
-        rate = self.optimizer.param_groups[0]["lr"]
-        return {"loss": answer, "facts": facts, "every": every, "rate": rate}
+        return dict(zip(found, self.workers.average(*found.values()), strict=True)) | {"rate": rate}
+
+    def validate(self) -> dict[str, float]:
+        """What the task finds on validation data; nothing that is trained notices."""
+        with looking(self.model):
+            self.validation = self.task.validate(self.model)
+        return self.validation
 
 
-def _all_voices(recipe: Recipe) -> tuple[SpeechBank, tuple[str, ...]]:
-    banks, speakers = training_banks(recipe)
-    return join_banks(banks), speakers
+@contextmanager
+def looking(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards each module's mode and the random numbers are as they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON would give it back."""
-    import json
+def _begin_from(model: nn.Module, start: nn.Module) -> None:
+    """The weights of another model of the same form."""
+    try:
+        model.load_state_dict(start.state_dict())
+    except RuntimeError as error:
+        raise OptionError(f"--from: the weights do not fit the recipe's model ({' '.join(str(error).split())})") from error
 
-    return json.loads(json.dumps(recipe.to_dict()))
+
+def _lasting(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without what may change between a run's parts."""
+    train = {key: value for key, value in recipe.get("train", {}).items() if key not in MAY_CHANGE}
+    return {**recipe, "train": train}
 
 
-def train(recipe: Recipe, folder: Path, *, bank: SpeechBank | None = None, report: Report | None = None) -> RecallModel:
-    """Train a recipe to its end, from where its folder's checkpoint stands, and save the model in `folder/model`."""
-    run = Training(recipe, folder, bank)
-    speaks = run.workers.first
-    log = RunLog(folder, run.update) if speaks else None
-    validation = validation_batches(run.model, cached_bank("validation") if bank is None else bank, recipe)
-    total = recipe.train.updates
+def train(
+    recipe: Recipe, folder: Path, *, task: Task | None = None, start: nn.Module | None = None, report: Report | None = None
+) -> nn.Module:
+    """Train a recipe to its end, from where its folder's checkpoint stands, and save the model in `folder/model`.
+
+    A run that has reached its end is left as it is; with more updates in the recipe it goes on.
+    """
+    with _alone(folder):
+        run = Training(recipe, folder, task, start)
+        if run.update < recipe.train.updates:
+            _go_on(run, report)
+        return run.model
+
+
+def _go_on(run: Training, report: Report | None) -> None:
+    """From where the run stands to its end."""
+    recipe, folder, total = run.recipe, run.folder, run.recipe.train.updates
+    log = RunLog(folder, run.update) if run.workers.first else None
     metrics: dict[str, Any] = {}
     while run.update < total:
         metrics |= run.advance()
-        if log is None:
-            pass
-        elif run.update % recipe.train.evaluate_every == 0 or run.update == total:
-            metrics["validation"] = validate(run.model, validation)
-            log.write(run.update, **metrics, **metrics["validation"], seconds=round(run.seconds, 1))
-        elif run.update % 10 == 0:
-            log.write(
-                run.update,
-                **{k: metrics[k] for k in ("loss", "facts", "every", "rate")},
-                seconds=round(run.seconds, 1),
-            )
+        if log is not None:
+            _look(run, log, metrics, total)
         if run.update % recipe.train.save_every == 0 or run.update == total:
             run.save()
-        if report and speaks:
+        if report and log is not None:
             report(run.update, total, metrics)
     if log is not None:
         log.close()
-        save(run.model, folder / "model", notes=run_notes(run, metrics))
-    return run.model
+        save(run.model, folder / "model", notes=run_notes(run))
 
 
-def run_notes(run: Training, metrics: dict[str, Any]) -> dict[str, Any]:
-    """What stands beside weights: recipe, seed, time, figures."""
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other run may write to the folder meanwhile; the processes of one run are one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_first():
+        yield
+        return
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OptionError(f"another process trains in {folder}: wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _look(run: Training, log: RunLog, metrics: dict[str, Any], total: int) -> None:
+    """Validate and log, where it is time to."""
+    losses = {name: value for name, value in metrics.items() if name != "validation"}
+    if run.update % run.recipe.train.evaluate_every == 0 or run.update == total:
+        metrics["validation"] = run.validate()
+        log.write(run.update, **losses, **run.validation, seconds=round(run.seconds, 1))
+    elif run.update % LOG_EVERY == 0:
+        log.write(run.update, **losses, seconds=round(run.seconds, 1))
+
+
+def run_notes(run: Training) -> dict[str, Any]:
+    """What stands beside weights: recipe, time, figures, and what the task says."""
     return {
-        "recipe": _plain(run.recipe),
+        "recipe": run.recipe.to_json(),
         "seconds": round(run.seconds),
         "updates_skipped": run.skipped,
-        "human_speakers": list(run.human_speakers),
-        "validation": metrics.get("validation", {}),
+        **run.task.notes(),
+        "validation": run.validation,
     }

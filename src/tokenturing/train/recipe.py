@@ -1,84 +1,66 @@
-"""Recipes: TOML files that say what to train, on what, and how. An unknown key is an error that names the nearest."""
+"""Recipes: TOML files that say what to train, on what, and how. An unknown key is an error that names the nearest.
 
+`task` names the task, [train] says how any model is trained, and all else is the task's own (its `Config`). A recipe that begins
+with `base = "other.toml"` has what that file says, and what it says itself instead.
+"""
+
+import json
 import tomllib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from tokenturing.errors import OptionError, closest
-from tokenturing.tasks.recall.world.plans import RecallConfig
+from tokenturing.options import assign, build, choice, merge, number
+from tokenturing.registry import TASKS, find_task
+
+MOST_BASES = 8
 
 
 @dataclass(frozen=True)
-class ModelRecipe:
-    """The memory behind the eyes and ears."""
-
-    memory: str = "TokenTuringMachine"
-    """class name of the recurrent model"""
-    options: dict[str, Any] = field(default_factory=dict)
-    """its constructor's arguments"""
-
-
-@dataclass(frozen=True)
-class TrainRecipe:
+class TrainOptions:
     """How to train."""
 
-    updates: int = 2000
-    rows: int = 64
+    updates: int = number(2000, 1)
+    rows: int = number(64, 1)
     """B, streams side by side"""
-    steps: int = 48
+    steps: int = number(48, 1)
     """T, steps of each stream between two updates; the state goes on, gradients do not"""
-    rate: float = 2e-3
+    rate: float = number(2e-3, above=0)
     """peak learning rate of AdamW"""
-    warmup: int = 100
-    weight_decay: float = 0.02
-    clip: float = 1.0
+    warmup: int = number(100, 0)
+    """updates in which the rate rises"""
+    weight_decay: float = number(0.02, 0)
+    clip: float = number(1.0, above=0)
     """largest norm of the gradient"""
-    facts: float = 0.5
-    """weight of the loss that reads all facts off the output at every step"""
-    every: float = 0.5
-    """weight of the loss of the answers to every question, asked or not"""
-    early_writes: int = 0
-    """updates during which a slot counts as written from a gate of a half on: order is learned sooner, and lost again later"""
-    late_clock: int = 0
-    """updates during which the clocks of the inputs are not read (`LookBack.heeds_clock`)"""
-    seed: int = 0
-    precision: str = "float32"
+    seed: int = number(0, 0)
+    precision: str = choice("float32", "bfloat16")
     """of matrix products: "float32", or "bfloat16" (autocast); weights, state and optimiser are in float32 always"""
     compile: bool = False
-    """whether torch.compile makes one step of the machine first, in half a minute or so, however long the streams are"""
-    threads: int = 1
+    """whether torch.compile makes one step of the model first, in half a minute or so, however long the streams are"""
+    threads: int = number(1, 1, 1024)
     """cores; results are the same to the bit only for the same number"""
-    evaluate_every: int = 200
-    save_every: int = 100
-
-
-@dataclass(frozen=True)
-class SpeechRecipe:
-    """Which voices speak."""
-
-    folder: str = ""
-    """recordings {digit}_{speaker}_{index}.wav to train on besides the synthesised voices"""
-    leave_out: tuple[str, ...] = ()
-    """speakers of the folder that are not trained on"""
+    evaluate_every: int = number(200, 1)
+    save_every: int = number(100, 1)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """All of a training run."""
 
-    task: str = "recall"
-    perception: str = "recall-perception"
-    """the frozen eyes and ears: the name or folder of a checkpoint"""
-    model: ModelRecipe = ModelRecipe()
-    train: TrainRecipe = TrainRecipe()
-    data: RecallConfig = RecallConfig()
-    speech: SpeechRecipe = SpeechRecipe()
+    task: str
+    train: TrainOptions
+    options: Any
+    """the task's own, an instance of its Config"""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for logs and checkpoints."""
-        return asdict(self)
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for logs and checkpoints: as a recipe's file has them."""
+        return json.loads(json.dumps({"task": self.task, "train": asdict(self.train), **asdict(self.options)}))
+
+    def build_task(self, report: Any = None) -> Any:
+        """The task."""
+        return find_task(self.task)(self.options, self.train.seed, report)
 
 
 def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
@@ -87,60 +69,71 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     Raises:
         OptionError: the file is no TOML, or a key or value does not fit.
     """
-    try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise OptionError(f"there is no recipe {str(path)!r}: expected a TOML file such as recipes/recall.toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise OptionError(f"{path} is not a TOML recipe: {error}") from error
+    content = _read(Path(path), MOST_BASES)
     for setting in settings:
-        key, found, value = setting.partition("=")
-        if not found:
-            raise OptionError(f"--set {setting!r}: expected key=value, as in train.rate=3e-4")
-        _assign(content, key.strip().split("."), _value(value.strip()))
+        assign(content, setting)
     return parse_recipe(content)
 
 
-def parse_recipe(content: dict[str, Any]) -> Recipe:
+def parse_recipe(content: Mapping[str, Any]) -> Recipe:
     """A recipe from nested plain values."""
-    return _build(Recipe(), content, "")
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _assign(content: dict[str, Any], keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
-        content = content.setdefault(key, {})
-        if not isinstance(content, dict):
-            raise OptionError(f"--set {'.'.join(keys)}: {key!r} is a value, not a table")
-    content[keys[-1]] = value
-
-
-def _build(default: Any, content: dict[str, Any], where: str) -> Any:
-    known = {f.name: getattr(default, f.name) for f in fields(default)}
-    changes: dict[str, Any] = {}
-    for key, value in content.items():
-        name = f"{where}{key}"
+    task, default = _task_of(content)
+    others = {key: value for key, value in content.items() if key not in ("task", "train")}
+    known = [f.name for f in fields(default)]
+    for key in others:
         if key not in known:
-            raise OptionError(f"{name} is not known in a recipe: expected {closest(key, known)}")
-        changes[key] = _fit(name, known[key], value)
-    return replace(default, **changes)
+            raise OptionError(f"{key} is not known in a recipe of the task {task!r}: expected {closest(key, ['train', *known])}")
+    train = content.get("train", {})
+    if not isinstance(train, Mapping):
+        raise OptionError(f"train={train!r}: expected a table [train]")
+    return Recipe(task, build(TrainOptions(), train, "train."), build(default, others))
 
 
-def _fit(name: str, default: Any, value: Any) -> Any:
-    if is_dataclass(default):
-        if not isinstance(value, dict):
-            raise OptionError(f"{name}={value!r}: expected a table [{name}]")
-        return _build(default, value, f"{name}.")
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(default, tuple) and isinstance(value, list):
-        return tuple(value)
-    if type(value) is not type(default):
-        raise OptionError(f"{name}={value!r} is a {type(value).__name__}: expected a {type(default).__name__}")
-    return value
+def task_of(model: Any) -> Any:
+    """The task of a model, or of its export: by the recipe in its notes, else by the `task` that its class names.
+
+    What the recipe has and the task no longer knows is left out.
+
+    Raises:
+        OptionError: neither says.
+    """
+    recipe = getattr(model, "notes", {}).get("recipe") or {"task": getattr(model, "task", None)}
+    if not isinstance(recipe, Mapping) or not isinstance(recipe.get("task"), str):
+        kind = type(model).__name__
+        raise OptionError(f"this {kind} does not say what task it is for: expected a model that `tokenturing train` trained")
+    name, default = _task_of(recipe)
+    options = default
+    for key in (f.name for f in fields(default)):
+        try:
+            options = build(options, {key: recipe[key]} if key in recipe else {})
+        except OptionError:  # of an older version: the default serves
+            continue
+    return find_task(name)(options)
+
+
+def _task_of(content: Mapping[str, Any]) -> tuple[str, Any]:
+    """Its name and the defaults of its own options."""
+    name = content.get("task")
+    if not isinstance(name, str):
+        raise OptionError(f"the recipe names no task: expected task = {closest('', TASKS)}, or module:Class")
+    return name, find_task(name).Config()
+
+
+def _read(path: Path, bases: int) -> dict[str, Any]:
+    """The content of a file over that of its base."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise OptionError(f"there is no recipe {str(path)!r}: expected a TOML file such as those in recipes/") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise OptionError(f"{path} is not a TOML recipe: {error}") from error
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    if not isinstance(base, str) or not bases:
+        raise OptionError(f"{path}: base={base!r}: expected the name of a recipe beside it, and no circle of bases")
+    below = _read(path.parent / base, bases - 1)
+    task, default = _task_of(below | content)
+    if task != below.get("task", task):
+        return content  # tables of another task
+    return merge(default, below, content) | {"train": {**below.get("train", {}), **content.get("train", {})}}

@@ -1,145 +1,159 @@
-"""A small Token Turing Machine learns from nothing to recall the last digits that it saw.
+"""The smallest task: which digits were the last four to be seen?
 
-Short streams of real handwritten digits (scikit-learn's, 8 x 8) with noise between them; at every step the machine
-is to name the last, second last ... digit. Nothing is pretrained: eyes, memory and answers learn together.
+Short streams of real handwritten digits (scikit-learn's, 8 x 8) with noise between them; at every step the model is to name the
+last, second last ... digit. Nothing is pretrained: eye, memory and answers learn together.
 """
 
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenturing.models.machine import TokenTuringMachine
+from tokenturing.evaluate.figures import Figure
+from tokenturing.models.eager import eager
+from tokenturing.options import build, check_arguments, number, parse
+from tokenturing.registry import find_class
+from tokenturing.runtime import Runtime
+from tokenturing.tasks.contract import Batch, Report, Task, mean
 from tokenturing.tasks.digits import digit_images
+from tokenturing.tasks.last_digits.model import DEPTH, NOTHING, DigitRecaller
+from tokenturing.tasks.last_digits.session import QUESTIONS, DigitSession
 
-DEPTH = 4
-NOTHING = 10
-PIXELS = 64
-ROWS = 64
-STEPS = 20
-RATE = 4e-3
-EVALUATE_EVERY = 2.5
-"""seconds between two points of the curve"""
+SMALL = {"width": 32, "memory_tokens": 8, "read_tokens": 4, "layers": 1, "heads": 2, "hidden": 64}
+SPLITS = {"train": 0, "validation": 1, "test": 2}
+"""each has images and random numbers of its own"""
+ROWS, STEPS = 128, 40
+"""of the streams that are validated and tested on"""
 
 
-class Streams:
-    """Streams of digits, each visible for a step or two, among noise.
+class DigitStreams:
+    """Streams of one chunk each: digits visible for a step or two, among noise.
 
     Args:
         split: of the images.
+        rows: the global rows.
+        steps: T.
         seed: of everything drawn.
     """
 
-    def __init__(self, split: str, seed: int):
-        images, labels = digit_images(split)
-        self.images = torch.from_numpy(images).flatten(1)
-        self.labels = torch.from_numpy(labels)
-        self.rng = np.random.default_rng(seed)
+    def __init__(self, split: str, rows: range, steps: int, seed: int):
+        images, self.labels = digit_images(split)
+        self.images = np.concatenate([images, np.zeros_like(images[:1])])  # index -1: no digit
+        self.seed, self.rows, self.steps, self.number = [seed, SPLITS[split]], rows, steps, 0
 
-    def draw(self, rows: int, steps: int) -> tuple[Tensor, Tensor]:
-        """frames [B, T, 64] and the truth int64 [B, T, DEPTH]: the k-th last digit, NOTHING where there is none."""
-        index = np.full((rows, steps), -1)
-        truth = np.full((rows, steps, DEPTH), NOTHING)
-        labels = self.labels.numpy()
-        for row in range(rows):
-            at = int(self.rng.integers(0, 3))
-            while at < steps:
-                image, end = int(self.rng.integers(len(labels))), at + int(self.rng.integers(1, 3))
-                index[row, at:end] = image
-                truth[row, at:, 1:] = truth[row, at:, :-1].copy()
-                truth[row, at:, 0] = labels[image]
-                at = end + int(self.rng.integers(1, 3))
-        noise = torch.from_numpy(self.rng.random((rows, steps, PIXELS), np.float32)) * 0.3
-        shown = torch.from_numpy(index)
-        frames = torch.where(shown.unsqueeze(-1) >= 0, self.images[shown.clamp(min=0)], 0.0)
-        return (frames + noise).clamp(max=1), torch.from_numpy(truth)
+    def __iter__(self) -> "DigitStreams":
+        return self
 
+    def __next__(self) -> Batch:
+        frames, truths = zip(
+            *(self._row(np.random.default_rng([*self.seed, row, self.number])) for row in self.rows), strict=True
+        )
+        self.number += 1
+        reset = torch.zeros(len(self.rows), self.steps, dtype=torch.bool)
+        reset[:, 0] = True
+        return Batch(torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(truths)), reset)
 
-class SmallRecaller(nn.Module):
-    """Pixels -> one token; a Token Turing Machine; its output tokens -> the last DEPTH digits."""
+    def _row(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """frames [T, 8, 8] and the truth int64 [T, DEPTH]: the k-th last digit, NOTHING where there is none."""
+        index, truth = np.full(self.steps, -1), np.full((self.steps, DEPTH), NOTHING)
+        at = int(rng.integers(0, 3))
+        while at < self.steps:
+            image, end = int(rng.integers(len(self.labels))), at + int(rng.integers(1, 3))
+            index[at:end] = image
+            truth[at:, 1:] = truth[at:, :-1].copy()
+            truth[at:, 0] = self.labels[image]
+            at = end + int(rng.integers(1, 3))
+        noise = 0.3 * rng.random((self.steps, *self.images.shape[1:]), np.float32)
+        return (self.images[index] + noise).clip(max=1), truth
 
-    def __init__(self, width: int = 32, memory_tokens: int = 8, read_tokens: int = 4):
-        super().__init__()
-        self.eye = nn.Sequential(nn.Linear(PIXELS, 64), nn.ReLU(), nn.Linear(64, width), nn.LayerNorm(width))
-        self.memory = TokenTuringMachine(width, memory_tokens, read_tokens, layers=1, heads=2, input_tokens=1, hidden=2 * width)
-        self.head = nn.Linear(read_tokens * width, DEPTH * (NOTHING + 1))
+    def state(self) -> dict[str, int]:
+        """How many batches were drawn."""
+        return {"number": self.number}
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """frames [B, T, 64] -> logits [B, T, DEPTH, 11]"""
-        tokens = self.eye(frames).unsqueeze(-2)
-        y, _ = self.memory(tokens)
-        return self.head(y.flatten(-2)).unflatten(-1, (DEPTH, NOTHING + 1))
+    def restore(self, state: dict[str, int]) -> None:
+        """Go on from where `state()` was taken."""
+        self.number = state["number"]
 
 
-@dataclass
-class Learned:
-    """The course of the training."""
+@dataclass(frozen=True)
+class LastDigitsOptions:
+    """The recipe of a model."""
 
-    parameters: int
-    updates: int = 0
-    seconds: list[float] = field(default_factory=list)
-    shares: list[list[float]] = field(default_factory=list)
-    """for each of the seconds, the share right of the last, second last ... digit on held-out images"""
+    memory: str = "TokenTuringMachine"
+    """class name of the recurrent model"""
+    options: dict[str, Any] = field(default_factory=lambda: dict(SMALL))
+    """its constructor's arguments"""
 
-
-class Point(NamedTuple):
-    """How far the training is."""
-
-    seconds: float
-    share_done: float
-    updates: int
-    loss: float
+    def check(self, where: str) -> None:
+        """Raise an error where the memory does not take its options."""
+        check_arguments(find_class(self.memory), self.options, f"{where}options.", without=("input_tokens",))
 
 
-def learn(seconds: float, report: Callable[[Point, Learned], None], seed: int = 0) -> Learned:
-    """Train for so many seconds of wall-clock time, reporting every point of the curve."""
-    torch.manual_seed(seed)
-    model = SmallRecaller()
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, RATE, weight_decay=0.01, betas=(0.9, 0.98))
-    streams, held_out = Streams("train", seed), Streams("test", seed + 1).draw(128, 2 * STEPS)
-    learned = Learned(sum(parameter.numel() for parameter in parameters))
-    began, due = time.monotonic(), 0.0
-    while True:
-        elapsed = time.monotonic() - began
-        done = min(elapsed / seconds, 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(learned.updates, done)
-        loss = _update(model, optimizer, parameters, streams)
-        learned.updates += 1
-        if elapsed >= due or done == 1.0:
-            due = elapsed + EVALUATE_EVERY
-            learned.seconds.append(elapsed)
-            learned.shares.append(held_out_shares(model, *held_out))
-            report(Point(elapsed, done, learned.updates, loss), learned)
-        if done == 1.0:
-            return learned
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What an evaluation takes from the command line."""
+
+    rows: int = number(ROWS, 1)
+    """streams to test on"""
+    seed: int = number(1, 0)
+    """of the streams"""
 
 
-def rate_at(updates: int, share_done: float) -> float:
-    """A short warm-up, then a cosine over the time there is."""
-    return RATE * min(1.0, (updates + 1) / 50) * (0.01 + 0.495 * (1 + math.cos(math.pi * share_done)))
+class LastDigits(Task):
+    """Train, validate, evaluate and stream models that name the last digits."""
+
+    Config: ClassVar[type] = LastDigitsOptions
+
+    def __init__(self, options: LastDigitsOptions | None = None, seed: int = 0, report: Report | None = None):
+        self.options, self.seed = options or LastDigitsOptions(), seed
+
+    def build(self) -> DigitRecaller:
+        """The untrained model."""
+        return DigitRecaller(self.options.memory, self.options.options)
+
+    def batches(self, split: str, rows: range, steps: int, model: nn.Module) -> DigitStreams:
+        """Streams of the split's images."""
+        return DigitStreams(split, rows, steps, self.seed)
+
+    def losses(self, model: nn.Module, batch: Batch, state: Any) -> tuple[dict[str, Tensor], Any]:
+        """The cross-entropy of all answers at all steps."""
+        logits, state = model(batch.inputs, state, batch.reset)
+        total = F.cross_entropy(logits.flatten(0, -2), batch.targets.flatten(), reduction="sum")
+        return {"loss": mean(total, torch.tensor(batch.targets.numel()))}, state
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """The share right of each of the last digits, once there were as many."""
+        batch = next(DigitStreams("validation", range(ROWS), STEPS, self.seed))
+        return {figure.kind: figure.value for figure in _figures(model(batch.inputs)[0].argmax(-1), batch.targets)}
+
+    def evaluate(
+        self, models: Mapping[str, Any], options: Mapping[str, str], report: Report | None = None
+    ) -> dict[str, list[Figure]]:
+        """The same on test images, step by step; options are those of `EvaluationOptions`."""
+        chosen = build(EvaluationOptions(), {key: parse(value) for key, value in options.items()}, "--")
+        batch, found = next(DigitStreams("test", range(chosen.rows), STEPS, chosen.seed)), {}
+        for name, model in models.items():
+            runtime = model if isinstance(model, Runtime) else eager(model)
+            state, answers = runtime.initial_state(chosen.rows), []
+            for step in range(STEPS):
+                logits, state = runtime.step(batch.inputs[:, step].numpy(), state)
+                answers.append(torch.from_numpy(logits.argmax(-1)))
+                if report:
+                    report(name, step + 1, STEPS)
+            found[name] = _figures(torch.stack(answers, dim=1), batch.targets)
+        return found
+
+    def session(self, model: Any, media: Any) -> DigitSession:
+        """A stream of pictures; the model is one as trained, or on the runtime."""
+        return DigitSession(model if isinstance(model, Runtime) else eager(model))
 
 
-def _update(model: SmallRecaller, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], streams: Streams) -> float:
-    frames, truth = streams.draw(ROWS, STEPS)
-    loss = F.cross_entropy(model(frames).flatten(0, 2), truth.flatten())
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimizer.step()
-    return loss.item()
-
-
-@torch.no_grad()
-def held_out_shares(model: SmallRecaller, frames: Tensor, truth: Tensor) -> list[float]:
-    """The share right of each of the last DEPTH digits, once there were as many."""
-    right = model(frames).argmax(-1) == truth
+def _figures(answers: Tensor, truth: Tensor) -> list[Figure]:
+    """answers and truth int64 [B, T, DEPTH] -> the share right of each depth where there is a digit to name."""
     there = truth != NOTHING
-    return [float(right[..., k][there[..., k]].float().mean()) for k in range(DEPTH)]
+    right = (answers == truth) & there
+    return [Figure.share(kind, int(right[..., k].sum()), int(there[..., k].sum())) for k, kind in enumerate(QUESTIONS)]

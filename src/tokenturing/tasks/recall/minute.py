@@ -3,9 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
-from tokenturing.encoders.sound import SpeechEmbedding
 from tokenturing.evaluate.trace import Event
 from tokenturing.media.clock import SAMPLE_RATE, STEP_SAMPLES
 from tokenturing.tasks.recall.voices.clips import clip_length
@@ -36,8 +34,6 @@ class Minute:
     """[T, 32, 32]"""
     waveform: np.ndarray
     """[T * 1280], 16 kHz"""
-    sound: np.ndarray
-    """[T, 96], its speech embedding"""
     events: list[Event]
     questions: list[tuple[int, int, int]]
     """(step, question, true answer) by step"""
@@ -54,7 +50,7 @@ class Script:
 
 
 def make_minute(seed: int = 3, steps: int = STEPS) -> Minute:
-    """Draw, speak, render and embed a minute (or another number of steps)."""
+    """Draw, speak and render a minute (or another number of steps)."""
     rng = np.random.default_rng(seed)
     renderer = Renderer("test", None)  # type: ignore[arg-type]  # its sound is not used: here it is mixed
     script = Script()
@@ -65,7 +61,6 @@ def make_minute(seed: int = 3, steps: int = STEPS) -> Minute:
     return Minute(
         _frames(script, renderer, rng, steps),
         waveform,
-        SpeechEmbedding().embed(waveform),
         _events(script),
         _questions(truth_of(script.sightings, script.spoken), rng, steps),
     )
@@ -137,8 +132,3 @@ def _questions(truth: Truth, rng: np.random.Generator, steps: int) -> list[tuple
         question, answer = truth.draw_question(rng)
         asked.append((step, question, answer))
     return asked
-
-
-def as_tensors(minute: Minute) -> tuple[torch.Tensor, torch.Tensor]:
-    """frames [1, T, 32, 32] and sound [1, T, 96]"""
-    return torch.from_numpy(minute.frames).unsqueeze(0), torch.from_numpy(minute.sound).unsqueeze(0)

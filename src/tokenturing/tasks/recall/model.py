@@ -8,32 +8,19 @@ from torch import Tensor, nn
 from tokenturing.checkpoint.hub import HubMixin
 from tokenturing.encoders.questions import QuestionEncoder
 from tokenturing.errors import OptionError, closest
-from tokenturing.models.contract import RecurrentModel
-from tokenturing.models.machine import TokenTuringMachine
+from tokenturing.models.contract import Input, RecurrentModel
+from tokenturing.registry import BASELINES, find_class
 from tokenturing.tasks.recall.answer import AnswerHead
-from tokenturing.tasks.recall.eyes.perception import FRAME_TOKENS, Perception
+from tokenturing.tasks.recall.eyes.perception import FRAME_TOKENS, SOUND_FEATURES, Perception
+from tokenturing.tasks.recall.world.scenes import SIZE
+from tokenturing.tasks.recall.world.streams import RecallInput
 
 INPUT_TOKENS = FRAME_TOKENS + 2
 """two of the frame, one of the sound, one of the question"""
 
 
-class RecallInput(NamedTuple):
-    """What comes in, [B, T, ...] for many steps or [B, ...] for one."""
-
-    frames: Tensor
-    """[B, T, 32, 32] float32 in [0, 1]"""
-    sound: Tensor
-    """[B, T, 96] speech embedding"""
-    question: Tensor
-    """int64 [B, T], -1: none"""
-    has_frame: Tensor
-    """bool [B, T]"""
-    has_sound: Tensor
-    """bool [B, T]"""
-
-
 class PerceivedInput(NamedTuple):
-    """The same after the perception: tokens in place of frames and sound."""
+    """A `RecallInput` after the perception: tokens in place of frames and sound."""
 
     tokens: Tensor
     """[B, T, 3, D]"""
@@ -42,14 +29,21 @@ class PerceivedInput(NamedTuple):
     has_sound: Tensor
 
 
-def build_memory(kind: str, options: dict[str, Any]) -> RecurrentModel:
-    """The recurrent model of that name."""
-    from tokenturing import baselines
+def memory_class(kind: str) -> type[RecurrentModel]:
+    """The class of recurrent models of that name.
 
-    kinds = {"TokenTuringMachine": TokenTuringMachine} | {name: getattr(baselines, name) for name in baselines.__all__}
+    Raises:
+        OptionError: there is none.
+    """
+    kinds = ("TokenTuringMachine", *BASELINES)
     if kind not in kinds:
         raise OptionError(f"memory kind {kind!r} is not known: expected {closest(kind, kinds)}")
-    return kinds[kind](**options, input_tokens=INPUT_TOKENS)
+    return find_class(kind)  # type: ignore[return-value]
+
+
+def build_memory(kind: str, options: dict[str, Any]) -> RecurrentModel:
+    """The recurrent model of that name."""
+    return memory_class(kind)(**options, input_tokens=INPUT_TOKENS)
 
 
 class RecallModel(HubMixin):
@@ -63,6 +57,8 @@ class RecallModel(HubMixin):
         facts: how many facts the training head reads off at every step, each one of the answers; 0: no such head.
         perception: width of the perception's tokens.
     """
+
+    task = "recall"
 
     def __init__(
         self,
@@ -97,9 +93,39 @@ class RecallModel(HubMixin):
         self.perception.train(mode and any(p.requires_grad for p in self.perception.parameters()))
         return self
 
-    def initial_state(self, batch_size: int) -> Any:
+    @property
+    def growing(self) -> frozenset[str]:
+        """The memory's."""
+        return self.memory.growing
+
+    def initial_state(self, rows: int) -> Any:
         """The memory's state before the first step."""
-        return self.memory.initial_state(batch_size)
+        return self.memory.initial_state(rows)
+
+    def signature(self) -> dict[str, Input]:
+        """What a step takes."""
+        return {
+            "frames": Input((SIZE, SIZE), torch.float32),
+            "sound": Input((SOUND_FEATURES,), torch.float32),
+            "question": Input((), torch.int64),
+            "has_frame": Input((), torch.bool),
+            "has_sound": Input((), torch.bool),
+        }
+
+    def observe(self, inputs: RecallInput) -> tuple[PerceivedInput, dict[str, Tensor]]:
+        """The inputs as a step takes them too, and what is in them: shares [B, 11] of the ten digits and of none."""
+        here = self.perceive(inputs)
+        seen, heard = (logits.softmax(-1) for logits in self.perception.classify(here.tokens))
+        return here, {"seen": seen, "heard": heard}
+
+    def compile_step(self) -> None:
+        """Have torch.compile make the memory's step."""
+        cell: Any = getattr(self.memory, "cell", None)
+        if cell is None:
+            raise OptionError(
+                f"train.compile with memory={self.config['memory']!r}: expected a TokenTuringMachine, or compile=false"
+            )
+        cell.compile(dynamic=False)
 
     def perceive(self, inputs: RecallInput) -> PerceivedInput:
         """What the eyes and ears make of the inputs."""
@@ -107,7 +133,7 @@ class RecallModel(HubMixin):
 
     def tokens(self, inputs: RecallInput | PerceivedInput) -> tuple[Tensor, Tensor]:
         """Tokens [..., N, D] and their mask bool [..., N]."""
-        if isinstance(inputs, RecallInput):
+        if not isinstance(inputs, PerceivedInput):
             inputs = self.perceive(inputs)
         perceived = self.adapt(self.perception.salient(inputs.tokens))
         asked, is_asked = self.question(inputs.question)
@@ -148,6 +174,10 @@ class RecallModel(HubMixin):
         tokens, mask = self.tokens(inputs)
         return self.memory(tokens, state, reset, active, mask, **options)
 
+    def ask(self, inputs: PerceivedInput, state: Any, question: Tensor) -> Tensor:
+        """One question each, int64 [B], asked at one step of a fork of the state before it -> logits [B, C]."""
+        return self.step(inputs._replace(question=question), state)[0]
+
     def read_off(self, y: Tensor, question: Tensor) -> Tensor:
         """Output tokens [..., R, D] and one question each, int64 [...] (-1: none) -> logits [..., C]."""
         return self.answer(y, self.question(question)[0]).squeeze(-2)
@@ -162,8 +192,8 @@ class RecallModel(HubMixin):
         assert self.fact is not None
         return self.fact(y.flatten(-2)).unflatten(-1, (self.facts, self.answers))
 
-    def without_facts(self) -> "RecallModel":
-        """The same model without the head that only training needs."""
+    def for_streaming(self) -> "RecallModel":
+        """A copy in evaluation mode, without the head that only training needs."""
         lean = RecallModel(**(self.config | {"facts": 0}))
         lean.load_state_dict({k: v for k, v in self.state_dict().items() if not k.startswith("fact.")})
         return lean.eval()

@@ -4,8 +4,9 @@ Each stream has a busy beginning whose last event ends at one moment; then only 
 question is asked of a fork of the state, so that asking changes nothing for the questions after it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +14,20 @@ from torch import Tensor
 
 from tokenturing import state as states
 from tokenturing.errors import OptionError
-from tokenturing.evaluate.figures import wilson
+from tokenturing.evaluate.figures import Figure
 from tokenturing.media.clock import STEP_SECONDS
-from tokenturing.runtime import Runtime, take
+from tokenturing.options import build, number, parse
+from tokenturing.runtime import Runtime
+from tokenturing.tasks.contract import Report
 from tokenturing.tasks.recall.eyes.perception import Perception
-from tokenturing.tasks.recall.model import PerceivedInput, RecallInput, RecallModel
+from tokenturing.tasks.recall.model import PerceivedInput, RecallModel
+from tokenturing.tasks.recall.session import ask_fork, check_inputs
 from tokenturing.tasks.recall.voices.bank import SpeechBank
 from tokenturing.tasks.recall.world.plans import Planner, RecallConfig, Spoken, Stream
 from tokenturing.tasks.recall.world.questions import AGO, BOUND, DEPTH, HEARD, KINDS, NOTHING, Truth
 from tokenturing.tasks.recall.world.render import Renderer
 from tokenturing.tasks.recall.world.scenes import random_sighting
+from tokenturing.tasks.recall.world.streams import RecallInput
 
 DELAYS = (0.5, 5.0, 60.0, 600.0)
 CHUNK = 50
@@ -31,20 +36,39 @@ BUSY = (100, 375)
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the result."""
+class ProbeOptions:
+    """What an evaluation takes from the command line."""
 
-    kind: str
-    delay: float
-    """seconds between the end of the last event and the question"""
-    accuracy: float
-    low: float
-    high: float
-    count: int
+    rows: int = number(128, 2)
+    """streams to test on; each question is asked of half of them"""
+    delays: tuple[float, ...] = DELAYS
+    """seconds between the end of the last event and the question; background runs through them"""
+    seed: int = number(1, 0)
+    """of the streams"""
+    speech: str = ""
+    """test on those speakers of this folder ({digit}_{speaker}_{index}.wav) that no model was trained on"""
+    bank: str = ""
+    """test on the voices of this file, which `SpeechBank.save` wrote"""
 
-    def to_dict(self) -> dict[str, str | float | int]:
-        """As JSON wants it."""
-        return asdict(self)
+    @classmethod
+    def parse(cls, options: Mapping[str, str]) -> "ProbeOptions":
+        """From texts by name, delays as "0.5,5"."""
+        content: dict[str, Any] = {
+            key: value if key in ("speech", "bank", "delays") else parse(value) for key, value in options.items()
+        }
+        delays = content.pop("delays", None)
+        chosen = build(cls(), content, "--")
+        return chosen if delays is None else replace(chosen, delays=parse_delays(delays))
+
+
+def parse_delays(text: str) -> tuple[float, ...]:
+    """ "0.5,5" -> 0.5 and 5.0, ascending, each once."""
+    try:
+        seconds = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise OptionError(f"--delays {text!r}: expected seconds, such as 0.5,5,60,600") from None
+    delay_steps(seconds)
+    return tuple(sorted(set(seconds)))
 
 
 def delay_steps(delays: Sequence[float]) -> list[int]:
@@ -162,8 +186,8 @@ def evaluate(
     rows: int = 128,
     split: str = "test",
     seed: int = 1,
-    report: Callable[[int, int], None] | None = None,
-) -> dict[str, list[Row]]:
+    report: Report | None = None,
+) -> dict[str, list[Figure]]:
     """Accuracy of each model on the same held-out streams.
 
     Args:
@@ -173,10 +197,10 @@ def evaluate(
         rows: streams; half of them end in a sighting, half in a spoken digit.
         split: of the images, "test" or "validation".
         seed: of the streams.
-        report: called with (steps done, steps in all).
+        report: told how far it is.
 
     Returns:
-        For each model its rows, by kind and delay.
+        For each model its figures, by kind and delay.
     """
     probe = Probe(bank, rows, split, seed)
     due = {probe.end + steps: delay for steps, delay in zip(delay_steps(delays), delays, strict=True)}
@@ -193,12 +217,12 @@ def evaluate(
                 run.advance(seen)
             at += steps
             if report:
-                report(at, last + 1)
+                report("evaluating", at, last + 1)
         seen = Perceived(probe.inputs(at, 1))
         questions = probe.questions(at)
         for run in runs.values():
             run.ask(seen, questions, due[moment])
-    return {name: run.rows() for name, run in runs.items()}
+    return {name: run.figures() for name, run in runs.items()}
 
 
 class Perceived:
@@ -241,12 +265,9 @@ class Run:
             self.right[key] = self.right.get(key, 0) + int((self.answer(seen, rows, question) == answers).sum())
             self.count[key] = self.count.get(key, 0) + len(rows)
 
-    def rows(self) -> list[Row]:
+    def figures(self) -> list[Figure]:
         """The result so far."""
-        return [
-            Row(kind, delay, right / self.count[kind, delay], *wilson(right, self.count[kind, delay]), self.count[kind, delay])
-            for (kind, delay), right in self.right.items()
-        ]
+        return [Figure.share(kind, right, self.count[kind, delay], delay=delay) for (kind, delay), right in self.right.items()]
 
 
 class ModelRun(Run):
@@ -260,8 +281,8 @@ class ModelRun(Run):
         _, self.state = self.model.remember(seen.by(self.model), self.state)
 
     def answer(self, seen: Perceived, rows: list[int], question: Tensor) -> Tensor:
-        here = PerceivedInput(*(part[rows, 0] for part in seen.by(self.model)))._replace(question=question)
-        return self.model.step(here, states.take(self.state, rows))[0].argmax(-1)
+        here = PerceivedInput(*(part[rows, 0] for part in seen.by(self.model)))
+        return self.model.ask(here, states.take(self.state, rows), question).argmax(-1)
 
 
 class ExportedRun(Run):
@@ -269,8 +290,7 @@ class ExportedRun(Run):
 
     def __init__(self, model: Runtime, rows: int):
         super().__init__()
-        if set(model.inputs) != set(RecallInput._fields):
-            raise OptionError(f"the exported model takes {list(model.inputs)}: expected one of the recall task")
+        check_inputs(model)
         self.model, self.state = model, model.initial_state(rows)
 
     def advance(self, seen: Perceived) -> None:
@@ -278,6 +298,5 @@ class ExportedRun(Run):
             _, self.state = self.model.step([part[:, step].numpy() for part in seen.inputs], self.state)
 
     def answer(self, seen: Perceived, rows: list[int], question: Tensor) -> Tensor:
-        here = RecallInput(*(part[rows, 0] for part in seen.inputs))._replace(question=question)
-        logits, _ = self.model.step([part.numpy() for part in here], take(self.state, rows))
-        return torch.from_numpy(logits).argmax(-1)
+        here = {name: part[:, 0].numpy() for name, part in seen.inputs._asdict().items()}
+        return torch.from_numpy(ask_fork(self.model, here, self.state, rows, question.numpy())).argmax(-1)

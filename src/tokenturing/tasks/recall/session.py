@@ -1,40 +1,23 @@
 """A model that watches a file or camera step by step, in constant memory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from tokenturing.encoders.sound import SpeechEmbedding
-from tokenturing.errors import OptionError
+from tokenturing.errors import OptionError, choose
 from tokenturing.media.steps import MediaStep
 from tokenturing.runtime import Runtime, take
+from tokenturing.tasks.contract import Answer, Event
 from tokenturing.tasks.recall.world.questions import ANSWERS, NOTHING, QUESTIONS
-
-INPUTS = ("frames", "sound", "question", "has_frame", "has_sound")
+from tokenturing.tasks.recall.world.streams import RecallInput
 
 SURE = 0.7
 """how sure the perception must be, two steps in a row, for a digit to count as noticed"""
 GONE = 4
 """steps without it after which the same digit would be noticed anew"""
-
-
-class Answer(NamedTuple):
-    """What the model says to a question."""
-
-    question: str
-    answer: str
-    confidence: float
-
-
-class Notice(NamedTuple):
-    """The perception sees or hears a digit that was not there before."""
-
-    sense: str
-    """"sees" or "hears" """
-    digit: int
-    confidence: float
 
 
 @dataclass
@@ -46,7 +29,7 @@ class Noticing:
     present: int = NOTHING
     absent: int = 0
 
-    def advance(self, shares: np.ndarray) -> Notice | None:
+    def advance(self, shares: np.ndarray) -> Event | None:
         """Shares [11] of a step -> the digit that came, if one did."""
         share, digit = (float(shares.max()), int(shares.argmax()))
         if share < SURE:
@@ -61,32 +44,38 @@ class Noticing:
         if digit == self.present or not again:
             return None
         self.present = digit
-        return Notice(self.sense, digit, share)
+        return Event(self.sense, str(digit), share)
 
 
-class Watcher:
+class RecallSession:
     """Takes media step by step; questions are asked of a fork of the state, so that asking changes nothing.
 
     Args:
-        model: eyes, ears and memory, exported or behind `tokenturing.export.eager`.
+        model: eyes, ears and memory on the runtime.
         hears: whether there is a sound track; only then the speech embedding is loaded.
 
     Raises:
         OptionError: the model is none of the recall task.
     """
 
+    questions: Sequence[str] = tuple(QUESTIONS)
+    rotation: Sequence[str] = ("seen 1 last", "heard 1 last", "how long ago seen", "seen 2 last", "heard 2 last")
+
     def __init__(self, model: Runtime, hears: bool):
-        if set(model.inputs) != set(INPUTS):
-            raise OptionError(f"the model takes {', '.join(model.inputs)}: expected one of the recall task")
+        check_inputs(model)
         self.model = model
         self.embedding = SpeechEmbedding() if hears else None
         self.sound_state = self.embedding.initial_state() if self.embedding else None
         self.state = model.initial_state(1)
         self.before = self.state
+        """the state before the last step"""
         self.inputs: dict[str, np.ndarray] = {}
+        """of the last step"""
+        self.perceived: dict[str, np.ndarray] = {}
+        """shares [1, 11] of what was seen and heard at the last step"""
         self.eyes, self.ears = Noticing("sees"), Noticing("hears")
 
-    def take(self, step: MediaStep) -> list[Notice]:
+    def take(self, step: MediaStep) -> list[Event]:
         """Go on by one step -> what is noticed in it."""
         present = {"frames": step.frame, "sound": self._embed(step.sound)}
         self.inputs = {name: self._absent(name) if array is None else array[None] for name, array in present.items()}
@@ -96,10 +85,10 @@ class Watcher:
             "has_sound": np.array([step.sound is not None]),
         }
         self.before = self.state
-        _, self.state, perceived = self.model.step_and_perceive(self.inputs, self.state)
-        seen = self.eyes.advance(perceived["seen"][0]) if step.frame is not None else None
-        heard = self.ears.advance(perceived["heard"][0]) if step.sound is not None else None
-        return [notice for notice in (seen, heard) if notice]
+        _, self.state, self.perceived = self.model.step_and_perceive(self.inputs, self.state)
+        seen = self.eyes.advance(self.perceived["seen"][0]) if step.frame is not None else None
+        heard = self.ears.advance(self.perceived["heard"][0]) if step.sound is not None else None
+        return [event for event in (seen, heard) if event]
 
     def _absent(self, name: str) -> np.ndarray:
         shape, dtype = self.model.inputs[name]
@@ -111,17 +100,33 @@ class Watcher:
         vector, self.sound_state = self.embedding.step(samples, self.sound_state)
         return vector
 
-    def ask(self, questions: Sequence[str]) -> list[Answer]:
-        """Questions asked at the step that was taken last, each alone."""
+    def ask(self, *questions: str) -> list[Answer]:
+        """The answers as of the last step taken, to each question alone; none before the first step.
+
+        Raises:
+            OptionError: a question is none of `questions`.
+        """
+        indices = np.array([QUESTIONS.index(choose("question", question, QUESTIONS)) for question in questions])
         if not self.inputs or not questions:
             return []
-        rows = [0] * len(questions)
-        asked = {name: array[rows] for name, array in self.inputs.items()}
-        asked["question"] = np.array([QUESTIONS.index(question) for question in questions])
-        logits, _ = self.model.step(asked, take(self.before, rows))
+        logits = ask_fork(self.model, self.inputs, self.before, [0] * len(questions), indices)
         shares = np.exp(logits - logits.max(-1, keepdims=True))
         shares /= shares.sum(-1, keepdims=True)
         return [
             Answer(question, ANSWERS[int(share.argmax())], float(share.max()))
             for question, share in zip(questions, shares, strict=True)
         ]
+
+
+def check_inputs(model: Runtime) -> None:
+    """Raise an OptionError where a model is none of the recall task."""
+    if set(model.inputs) != set(RecallInput._fields):
+        raise OptionError(f"the model takes {', '.join(model.inputs)}: expected one of the recall task")
+
+
+def ask_fork(
+    model: Runtime, inputs: Mapping[str, np.ndarray], before: Any, rows: Sequence[int], questions: np.ndarray
+) -> np.ndarray:
+    """Logits [Q, C] of one question each, asked at a step of a fork of one of the rows."""
+    asked = {name: array[rows] for name, array in inputs.items()} | {"question": questions}
+    return model.step(asked, take(before, rows))[0]

@@ -1,37 +1,23 @@
-"""The streams and voices of a recipe, perceived once and for all."""
+"""Frame tokens in place of frames: what a frozen perception makes of images, perceived once and for all."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tokenturing.tasks.contract import Report
 from tokenturing.tasks.recall.eyes.perception import FRAME_TOKENS, Perception
 from tokenturing.tasks.recall.model import PerceivedInput
-from tokenturing.tasks.recall.voices.bank import SpeechBank, cached_bank
-from tokenturing.tasks.recall.voices.utterances import recorded, speakers
+from tokenturing.tasks.recall.voices.bank import SpeechBank
 from tokenturing.tasks.recall.world.plans import RecallConfig, Stream
 from tokenturing.tasks.recall.world.render import Renderer
 from tokenturing.tasks.recall.world.scenes import random_sighting
-from tokenturing.tasks.recall.world.streams import Batch, RecallStreams
+from tokenturing.tasks.recall.world.streams import RecallInput
 
-if TYPE_CHECKING:
-    from tokenturing.train.recipe import Recipe
-
-SIGHTINGS_PER_IMAGE = 10
 LONGEST_SIGHTING = 10
-BACKGROUND_FRAMES = 10000
-
-
-def training_banks(recipe: "Recipe") -> tuple[list[SpeechBank], tuple[str, ...]]:
-    """The voices to train on, synthesised and human, and the names of the human speakers."""
-    synthesised = cached_bank("train")
-    if not recipe.speech.folder:
-        return [synthesised], ()
-    names = speakers(recorded(recipe.speech.folder))
-    kept = tuple(name for name in names if name not in recipe.speech.leave_out)
-    return [synthesised, cached_bank("train", recipe.speech.folder, kept)], kept
+CALL = 100
+"""plans perceived at a time"""
 
 
 class TokenRenderer(Renderer):
@@ -46,18 +32,31 @@ class TokenRenderer(Renderer):
         bank: of voices.
         config: what the streams are like.
         seed: of the bank of sightings.
+        sightings: perceived of each image.
+        backgrounds: frames without a digit.
+        report: told how far this is.
     """
 
-    def __init__(self, perception: Perception, bank: SpeechBank, config: RecallConfig, seed: int = 0):
+    def __init__(
+        self,
+        perception: Perception,
+        bank: SpeechBank,
+        config: RecallConfig,
+        seed: int = 0,
+        *,
+        sightings: int = 10,
+        backgrounds: int = 10_000,
+        report: Report | None = None,
+    ):
         super().__init__(config.split, bank, seed)
+        self.sightings = sightings
         rng = np.random.default_rng([seed, 31])
-        self.background = self._perceive(
-            perception, [self._scene(rng, config, None) for _ in range(BACKGROUND_FRAMES // 10)], rng
-        )
-        self.background = self.background.flatten(0, 1)
-        count = len(self.images) * SIGHTINGS_PER_IMAGE
-        plans = [self._scene(rng, config, index % len(self.images)) for index in range(count)]
-        self.sighted = self._perceive(perception, plans, rng)
+        plans = [self._scene(rng, config, None) for _ in range(backgrounds // LONGEST_SIGHTING)]
+        total = len(plans) + len(self.images) * sightings
+        self.background = self._perceive(perception, plans, rng, report, 0, total).flatten(0, 1)
+        done = len(plans)
+        plans = [self._scene(rng, config, index % len(self.images)) for index in range(len(self.images) * sightings)]
+        self.sighted = self._perceive(perception, plans, rng, report, done, total)
 
     @staticmethod
     def _scene(rng: np.random.Generator, config: RecallConfig, image: int | None) -> Stream:
@@ -78,13 +77,23 @@ class TokenRenderer(Renderer):
         )
 
     @torch.no_grad()
-    def _perceive(self, perception: Perception, plans: Sequence[Stream], rng: np.random.Generator) -> Tensor:
+    def _perceive(
+        self,
+        perception: Perception,
+        plans: Sequence[Stream],
+        rng: np.random.Generator,
+        report: Report | None,
+        done: int,
+        total: int,
+    ) -> Tensor:
         """[K, steps, tokens, D] float16"""
         found = []
-        for at in range(0, len(plans), 100):
-            part = plans[at : at + 100]
+        for at in range(0, len(plans), CALL):
+            part = plans[at : at + CALL]
             frames = super().frames(part, [0] * len(part), LONGEST_SIGHTING, rng)
             found.append(perception.frames(frames).half())
+            if report:
+                report("perceiving images", done + at + len(part), total)
         return torch.cat(found)
 
     def frames(self, plans: Sequence[Stream], starts: Sequence[int], steps: int, rng: np.random.Generator) -> Tensor:
@@ -95,28 +104,15 @@ class TokenRenderer(Renderer):
             for sighting in plan.sightings:
                 low, high = max(sighting.first, start), min(sighting.last + 1, start + steps)
                 if low < high:
-                    draw = hash((sighting.size, sighting.start)) % SIGHTINGS_PER_IMAGE
+                    draw = hash((sighting.size, sighting.start)) % self.sightings
                     seen = self.sighted[sighting.image + draw * len(self.images)]
                     tokens[row, low - start : high - start] = seen[low - sighting.first : high - sighting.first]
         return tokens.float()
 
 
-def training_streams(recipe: "Recipe", bank: SpeechBank, perception: Perception) -> RecallStreams:
-    """The seeded streams to train on."""
-    renderer = TokenRenderer(perception, bank, recipe.data)
-    return RecallStreams(
-        recipe.train.rows,
-        recipe.train.steps,
-        bank,
-        recipe.data,
-        seed=recipe.train.seed + 1,
-        renderer=renderer,
-    )
-
-
-def perceived(batch: Batch, perception: Perception) -> PerceivedInput:
+def perceived(inputs: RecallInput, perception: Perception) -> PerceivedInput:
     """What the model's memory sees of a batch of frame tokens."""
     with torch.no_grad():
-        tokens = torch.cat([batch.frames, perception.sound(batch.sound)], dim=-2)
+        tokens = torch.cat([inputs.frames, perception.sound(inputs.sound)], dim=-2)
     assert tokens.shape[-2] == FRAME_TOKENS + 1
-    return PerceivedInput(tokens, batch.question, batch.has_frame, batch.has_sound)
+    return PerceivedInput(tokens, inputs.question, inputs.has_frame, inputs.has_sound)

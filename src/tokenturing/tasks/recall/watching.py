@@ -5,12 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from tokenturing import state as states
 from tokenturing.evaluate.trace import StepTrace, trace_step
-from tokenturing.tasks.recall.minute import Minute, as_tensors
-from tokenturing.tasks.recall.model import PerceivedInput, RecallModel
+from tokenturing.media.clock import STEP_SAMPLES, STEP_SECONDS
+from tokenturing.media.steps import MediaStep
+from tokenturing.models.eager import eager
+from tokenturing.tasks.recall.minute import Minute
+from tokenturing.tasks.recall.model import RecallModel
+from tokenturing.tasks.recall.session import RecallSession
 from tokenturing.tasks.recall.world.questions import ANSWERS, QUESTIONS
+from tokenturing.tasks.recall.world.streams import RecallInput
 
 
 @dataclass(frozen=True)
@@ -41,38 +46,38 @@ class Moment:
     asked: list[Asked]
 
 
-@torch.no_grad()
 def watch(model: RecallModel, minute: Minute) -> Iterator[Moment]:
-    """The moments of a minute; a question is asked of a fork of the state, so that asking changes nothing."""
-    frames, sound = as_tensors(minute)
-    tokens = model.perception(frames, sound)
-    seen, heard = (logits.softmax(-1)[0] for logits in model.perception.classify(tokens))
+    """The moments of a minute, as a session lives it."""
     questions: dict[int, list[tuple[int, int]]] = {}
     for step, question, truth in minute.questions:
         questions.setdefault(step, []).append((question, truth))
-    state = model.initial_state(1)
-    for step in range(frames.shape[1]):
-        asked = [_ask(model, tokens[:, step], state, step, question, truth) for question, truth in questions.get(step, ())]
-        _, state, trace = _advance(model, tokens[:, step], state, -1)
-        yield Moment(step, _surest(seen[step]), _surest(heard[step]), trace, asked)
+    session = RecallSession(eager(model), hears=True)
+    for step, frame in enumerate(minute.frames):
+        samples = minute.waveform[step * STEP_SAMPLES : (step + 1) * STEP_SAMPLES]
+        session.take(MediaStep(step * STEP_SECONDS, frame, samples))
+        asked = [_ask(session, step, question, truth) for question, truth in questions.get(step, ())]
+        sees, hears = (_surest(session.perceived[sense][0]) for sense in ("seen", "heard"))
+        yield Moment(step, sees, hears, _trace(model, session), asked)
 
 
-def _advance(model: RecallModel, tokens: Tensor, state: tuple, question: int) -> tuple:
-    """One traced step -> output tokens, state, trace."""
-    present = torch.ones(1, dtype=torch.bool)
-    x, mask = model.tokens(PerceivedInput(tokens, torch.tensor([question]), present, present))
-    return trace_step(model.memory, x, state, mask)
+@torch.no_grad()
+def _trace(model: RecallModel, session: RecallSession) -> StepTrace:
+    """What happened inside at the session's last step."""
+    inputs = RecallInput(**{name: torch.from_numpy(array) for name, array in session.inputs.items()})
+    x, mask = model.tokens(inputs)
+    like = model.initial_state(1)
+    leaves = [torch.from_numpy(leaf) for leaf in session.before]
+    before = states.rebuild(like, dict(zip((name for name, _ in states.leaves(like)), leaves, strict=True)))
+    return trace_step(model.memory, x, before, mask)[2]
 
 
-def _ask(model: RecallModel, tokens: Tensor, state: tuple, step: int, question: int, truth: int) -> Asked:
-    y, _, _ = _advance(model, tokens, state, question)
-    confidence, answer = model.read_off(y, torch.tensor([question]))[0].softmax(-1).max(-1)
-    return Asked(step, QUESTIONS[question], ANSWERS[int(answer)], ANSWERS[truth], float(confidence))
+def _ask(session: RecallSession, step: int, question: int, truth: int) -> Asked:
+    (answer,) = session.ask(QUESTIONS[question])
+    return Asked(step, answer.question, answer.answer, ANSWERS[truth], answer.confidence)
 
 
-def _surest(shares: Tensor) -> tuple[int, float]:
-    share, digit = shares.max(-1)
-    return int(digit), float(share)
+def _surest(shares: np.ndarray) -> tuple[int, float]:
+    return int(shares.argmax()), float(shares.max())
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tokenturing.errors import OptionError
+from tokenturing.options import choice, number, numbers
 from tokenturing.tasks.digits import digit_images
 from tokenturing.tasks.recall.voices.bank import SpeechBank
 from tokenturing.tasks.recall.world.questions import FACTS, Truth
@@ -29,27 +31,34 @@ def between(brisk: float, own: float, pace: float) -> float:
 class RecallConfig:
     """What the streams are like; times in steps of 80 ms."""
 
-    split: str = "train"
-    longest: int = 1000
+    split: str = choice("train", "validation", "test")
+    longest: int = number(1000, 1, 10**6)
     """steps of the longest stream: 80 s, so that "over 64 s" is sometimes true"""
-    shortest: int = 100
-    question_rate: float = 0.9
-    without_modality: float = 0.04
+    shortest: int = number(100, 1, 10**6)
+    question_rate: float = number(0.9, 0, 1)
+    without_modality: float = number(0.04, 0, 0.5)
     """share of streams without pictures, and of streams without sound"""
-    quiet_share: float = 0.3
+    quiet_share: float = number(0.3, 0, 1)
     """share of the phases of a stream in which nothing happens"""
-    gaps: tuple[float, float] = (3.0, 80.0)
+    gaps: tuple[float, float] = numbers((3.0, 80.0), 0.1, 10**6)
     """mean steps between events, drawn for each phase between these two"""
-    silent_end: float = 0.0
+    silent_end: float = number(0.0, 0, 1)
     """share of streams of the longest kind in which nothing happens any more after the first 4 to 20 s"""
-    curriculum: tuple[int, int] = (0, 0)
+    curriculum: tuple[int, int] = numbers((0, 0), 0)
     """How many of each row's first streams are brisk (pace 0), and over how many more the pace rises to 1, the task's own.
     Brisk streams are short, with sightings of one step and only the clearest step of each word, so that many events fit
     between two updates."""
-    mixed_pace: float = 0.0
+    mixed_pace: float = number(0.0, 0, 1)
     """share of streams of any pace after these"""
-    noise: float = 0.12
+    noise: float = number(0.12, 0, 1)
     """standard deviation of the pixel noise, at most"""
+
+    def check(self, where: str) -> None:
+        """Raise an OptionError where the values do not go together."""
+        if self.shortest > self.longest:
+            raise OptionError(f"{where}shortest={self.shortest} and {where}longest={self.longest}: expected shortest <= longest")
+        if self.gaps[0] > self.gaps[1]:
+            raise OptionError(f"{where}gaps={list(self.gaps)}: expected the smaller first")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from torch import Tensor
 from tokenturing.tasks.digits import digit_images
 from tokenturing.tasks.recall.voices.bank import SpeechBank
 from tokenturing.tasks.recall.world.plans import Stream, audible
-from tokenturing.tasks.recall.world.questions import NOTHING
 from tokenturing.tasks.recall.world.scenes import SIZE, NoisePool, clutter_bank, render_digits
 
 
@@ -62,12 +61,3 @@ class Renderer:
                 if low < high:
                     sound[row, low - start : high - start] = self.bank.clips[word.clip, low - word.first : high - word.first]
         return torch.from_numpy(sound)
-
-    def visible(self, plans: Sequence[Stream], starts: Sequence[int], steps: int) -> Tensor:
-        """[B, T] int64: the digit in the frame, NOTHING where there is none."""
-        visible = np.full((len(plans), steps), NOTHING)
-        for row, (plan, start) in enumerate(zip(plans, starts, strict=True)):
-            for sighting in plan.sightings:
-                if sighting.first < start + steps and sighting.last >= start:
-                    visible[row, max(sighting.first - start, 0) : sighting.last + 1 - start] = sighting.digit
-        return torch.from_numpy(visible)

@@ -4,50 +4,47 @@
 number of the stream), so the iterator's own state is two integers a row, and a run that was killed goes on the same.
 """
 
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tokenturing.tasks.contract import Batch
 from tokenturing.tasks.recall.voices.bank import SpeechBank
 from tokenturing.tasks.recall.world.plans import Planner, RecallConfig, Stream
 from tokenturing.tasks.recall.world.render import Renderer
 
 
-@dataclass
-class Batch:
-    """Chunks of B streams, T steps each."""
+class RecallInput(NamedTuple):
+    """What comes in, [B, T, ...] for many steps or [B, ...] for one."""
 
     frames: Tensor
-    """[B, T, 32, 32] float32 (or what another renderer makes of them)"""
+    """[B, T, 32, 32] float32 in [0, 1] (or what another renderer makes of them)"""
     sound: Tensor
-    """[B, T, 96] float32"""
+    """[B, T, 96] speech embedding"""
+    question: Tensor
+    """int64 [B, T], -1: none"""
     has_frame: Tensor
     """bool [B, T]"""
     has_sound: Tensor
     """bool [B, T]"""
-    question: Tensor
-    """[B, T] int64, -1: none"""
-    answer: Tensor
-    """[B, T] int64, -1: none"""
-    facts: Tensor
-    """[B, T, FACTS] int64"""
-    reset: Tensor
-    """bool [B, T], true at the first step of a stream"""
-    visible: Tensor
-    """[B, T] the digit in the frame, NOTHING where there is none"""
 
-    def take(self, rows: slice) -> "Batch":
-        """Some of the streams."""
-        return Batch(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+class RecallTargets(NamedTuple):
+    """What is true."""
+
+    answer: Tensor
+    """int64 [B, T], of the question; -1 where nothing is asked"""
+    facts: Tensor
+    """int64 [B, T, FACTS]"""
 
 
 class RecallStreams:
     """An endless seeded iterator over chunks [B, T] of streams that go on from chunk to chunk.
 
     Args:
-        rows: B.
+        rows: the global rows, B of them.
         steps: T.
         bank: the spoken digits and background sounds of the split.
         config: what the streams are like.
@@ -57,7 +54,7 @@ class RecallStreams:
 
     def __init__(
         self,
-        rows: int,
+        rows: range,
         steps: int,
         bank: SpeechBank,
         config: RecallConfig | None = None,
@@ -69,18 +66,18 @@ class RecallStreams:
         self.planner = Planner(config, bank)
         self.renderer = renderer or Renderer(config.split, bank)
         self.chunk = 0
-        self.position = [(0, 0)] * rows
+        self.position = [(0, 0)] * rows.stop
         """(number of the stream, step in it) of each row"""
         self.plans: list[Stream] = []
 
     def state(self) -> dict:
-        """Where the iterator stands, as plain numbers."""
-        return {"chunk": self.chunk, "position": [list(p) for p in self.position]}
+        """Where the iterator stands, as plain numbers: "rows" are (number of the stream, step in it)."""
+        return {"chunk": self.chunk, "rows": [list(self.position[row]) for row in self.rows]}
 
     def restore(self, state: dict) -> None:
-        """Go on from where `state()` was taken."""
+        """Go on from where `state()` was taken, of all rows from the first."""
         self.chunk = state["chunk"]
-        self.position = [(number, step) for number, step in state["position"]]
+        self.position = [(number, step) for number, step in state["rows"][: self.rows.stop]]
         self.plans = []
 
     def _plan(self, row: int) -> Stream:
@@ -91,9 +88,9 @@ class RecallStreams:
 
     def __next__(self) -> Batch:
         if not self.plans:
-            self.plans = [self._plan(row) for row in range(self.rows)]
+            self.plans = [self._plan(row) for row in range(self.rows.stop)]
         rng = np.random.default_rng([self.seed, 1 << 21, self.chunk])
-        parts = [self._row(row) for row in range(self.rows)]
+        parts = [self._row(row) for row in range(self.rows.stop)]
         batch = self._render(parts, rng)
         self.chunk += 1
         return batch
@@ -113,26 +110,34 @@ class RecallStreams:
         return pieces
 
     def _render(self, parts: list[list[tuple[Stream, int, int]]], rng: np.random.Generator) -> Batch:
-        rows = [self._piece(pieces, rng) for pieces in parts]
-        return Batch(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
+        rows = [self._piece(pieces, rng) for pieces in parts][self.rows.start :]
+        inputs, targets, resets = zip(*rows, strict=True)
+        return Batch(
+            RecallInput(*map(torch.stack, zip(*inputs, strict=True))),
+            RecallTargets(*map(torch.stack, zip(*targets, strict=True))),
+            torch.stack(resets),
+        )
 
-    def _piece(self, pieces: list[tuple[Stream, int, int]], rng: np.random.Generator) -> dict[str, Tensor]:
-        made = []
+    def _piece(
+        self, pieces: list[tuple[Stream, int, int]], rng: np.random.Generator
+    ) -> tuple[RecallInput, RecallTargets, Tensor]:
+        """One row, [T, ...]."""
+        inputs, targets, resets = [], [], []
         for plan, start, steps in pieces:
             asked = torch.from_numpy(plan.questions[start : start + steps])
-            reset = torch.zeros(steps, dtype=torch.bool)
-            reset[0] = start == 0
-            made.append(
-                {
-                    "frames": self.renderer.frames([plan], [start], steps, rng)[0],
-                    "sound": self.renderer.sound([plan], [start], steps)[0],
-                    "has_frame": torch.full((steps,), plan.has_frames),
-                    "has_sound": torch.full((steps,), plan.has_sound),
-                    "question": asked[:, 0],
-                    "answer": asked[:, 1],
-                    "facts": torch.from_numpy(plan.facts[start : start + steps]),
-                    "reset": reset,
-                    "visible": self.renderer.visible([plan], [start], steps)[0],
-                }
+            resets.append(torch.arange(start, start + steps) == 0)
+            inputs.append(
+                RecallInput(
+                    self.renderer.frames([plan], [start], steps, rng)[0],
+                    self.renderer.sound([plan], [start], steps)[0],
+                    asked[:, 0],
+                    torch.full((steps,), plan.has_frames),
+                    torch.full((steps,), plan.has_sound),
+                )
             )
-        return {name: torch.cat([piece[name] for piece in made]) for name in made[0]}
+            targets.append(RecallTargets(asked[:, 1], torch.from_numpy(plan.facts[start : start + steps])))
+        return (
+            RecallInput(*map(torch.cat, zip(*inputs, strict=True))),
+            RecallTargets(*map(torch.cat, zip(*targets, strict=True))),
+            torch.cat(resets),
+        )

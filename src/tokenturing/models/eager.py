@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from tokenturing.export.step import StepGraph, growing
+from tokenturing.models.flat import FlatStep
 from tokenturing.runtime.engines import Array
 from tokenturing.runtime.machine import Runtime
 
@@ -16,22 +16,21 @@ def eager(model: nn.Module) -> Runtime:
     Raises:
         OptionError: the model is none that streams.
     """
-    graph = StepGraph(model)
+    graph = FlatStep(model)
     initial = {name: leaf.detach().numpy() for name, leaf in graph.initial_leaves(1).items()}
-    description = graph.description("float32") | {"grows": growing(graph) is not None}
+    description = graph.description("float32") | {"grows": bool(graph.growing)}
     return Runtime(description, initial, EagerEngine(graph))
 
 
 class EagerEngine:
     """PyTorch as an engine."""
 
-    def __init__(self, graph: StepGraph):
+    def __init__(self, graph: FlatStep):
         self._graph = graph
-        self._names = [part["name"] for part in graph.description("float32")["inputs"]]
-        self.inputs: Sequence[str] = [*self._names, *graph.names]
+        self.inputs: Sequence[str] = [*graph.signature, *graph.names]
 
     @torch.inference_mode()
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
         arrays = {name: torch.from_numpy(feed[name]) for name in self.inputs}
-        inputs = tuple(arrays[name] for name in self._names)
+        inputs = tuple(arrays[name] for name in self._graph.signature)
         return [part.numpy() for part in self._graph(inputs, tuple(arrays[name] for name in self._graph.names))]

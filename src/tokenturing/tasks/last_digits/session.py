@@ -1,0 +1,57 @@
+"""A model that watches pictures and says which digits were the last."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tokenturing.errors import choose
+from tokenturing.media.steps import MediaStep
+from tokenturing.runtime import Runtime
+from tokenturing.tasks.contract import Answer, Event
+from tokenturing.tasks.last_digits.model import NOTHING, SIDE
+
+QUESTIONS = ("last", "2nd last", "3rd last", "4th last")
+
+
+class DigitSession:
+    """One stream of pictures.
+
+    Args:
+        model: on the runtime.
+    """
+
+    questions: Sequence[str] = QUESTIONS
+    rotation: Sequence[str] = QUESTIONS
+
+    def __init__(self, model: Runtime):
+        self.model, self.state = model, model.initial_state(1)
+        self.shares: np.ndarray | None = None
+        """[DEPTH, 11], of the last step"""
+
+    def take(self, step: MediaStep) -> list[Event]:
+        """One step; a new last digit is an event."""
+        frame = np.zeros((SIDE, SIDE), np.float32) if step.frame is None else _small(step.frame)
+        before = self.ask(QUESTIONS[0])
+        logits, self.state = self.model.step(frame[None], self.state)
+        weights = np.exp(logits[0] - logits[0].max(-1, keepdims=True))
+        self.shares = weights / weights.sum(-1, keepdims=True)
+        (now,) = self.ask(QUESTIONS[0])
+        changed = not before or before[0].answer != now.answer
+        return [Event("sees", now.answer, now.confidence)] if changed and now.answer != "nothing yet" else []
+
+    def ask(self, *questions: str) -> list[Answer]:
+        """The answers as of the last step taken; none before the first."""
+        indices = [QUESTIONS.index(choose("question", question, QUESTIONS)) for question in questions]
+        return [] if self.shares is None else [_answer(QUESTIONS[index], self.shares[index]) for index in indices]
+
+
+def _small(frame: np.ndarray) -> np.ndarray:
+    """[H, W] -> [SIDE, SIDE] by means, where the sizes are multiples of SIDE."""
+    height, width = frame.shape
+    return frame.reshape(SIDE, height // SIDE, SIDE, width // SIDE).mean((1, 3)).astype(np.float32)
+
+
+def _answer(question: str, shares: Any) -> Answer:
+    digit = int(shares.argmax())
+    return Answer(question, "nothing yet" if digit == NOTHING else str(digit), float(shares.max()))

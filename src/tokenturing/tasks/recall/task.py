@@ -1,0 +1,252 @@
+"""The recall task: digits are seen and heard, and asked about at any time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenturing.checkpoint import load
+from tokenturing.errors import OptionError
+from tokenturing.evaluate.figures import Figure
+from tokenturing.layers.look_back import LookBack
+from tokenturing.memory.write import WRITTEN, GatedWrite
+from tokenturing.models.eager import eager
+from tokenturing.options import check_arguments, number
+from tokenturing.runtime import Runtime
+from tokenturing.tasks.contract import Batch, Report, Task, mean
+from tokenturing.tasks.recall.eyes.perception import Perception
+from tokenturing.tasks.recall.model import PerceivedInput, RecallModel, memory_class
+from tokenturing.tasks.recall.probe import ProbeOptions, evaluate
+from tokenturing.tasks.recall.session import RecallSession
+from tokenturing.tasks.recall.tokens import TokenRenderer, perceived
+from tokenturing.tasks.recall.voices.bank import SpeechBank, join_banks
+from tokenturing.tasks.recall.voices.choice import SpeechOptions, held_out_bank, training_banks, validation_bank
+from tokenturing.tasks.recall.world.plans import RecallConfig
+from tokenturing.tasks.recall.world.questions import ANSWERS, FACTS, KINDS, QUESTIONS, UNASKED, all_answers, kind_of
+from tokenturing.tasks.recall.world.streams import RecallInput, RecallStreams, RecallTargets
+
+KIND_OF_QUESTION = torch.tensor([KINDS.index(kind_of(q)) for q in range(len(QUESTIONS))])
+EVERY = 3
+"""of so many steps one is asked every question: its neighbours know the same"""
+VALIDATION_ROWS, VALIDATION_STEPS, VALIDATION_SEED = 48, 64, 99
+DATA_SEED = 1
+"""what the streams' seed is ahead of that of the weights"""
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The memory behind the eyes and ears."""
+
+    memory: str = "TokenTuringMachine"
+    """class name of the recurrent model"""
+    options: dict[str, Any] = field(default_factory=dict)
+    """its constructor's arguments"""
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Weights of the losses beside that of the answers asked for."""
+
+    facts: float = number(0.5, 0)
+    """of the facts, read off the output at every step"""
+    every: float = number(0.5, 0)
+    """of the answers to every question, asked or not"""
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """What changes during the training of a Token Turing Machine."""
+
+    early_writes: int = number(0, 0)
+    """updates during which a slot counts as written from a gate of a half on: order is learned sooner, and lost again later"""
+    late_clock: int = number(0, 0)
+    """updates during which the clocks of the inputs are not read (`LookBack.heeds_clock`)"""
+
+
+@dataclass(frozen=True)
+class TokenOptions:
+    """How much is perceived before training begins (`TokenRenderer`)."""
+
+    sightings: int = number(10, 1)
+    """of each image"""
+    backgrounds: int = number(10_000, 100)
+    """frames without a digit"""
+
+
+@dataclass(frozen=True)
+class RecallOptions:
+    """The recipe of a model for the recall task."""
+
+    perception: str = "recall-perception"
+    """the frozen eyes and ears: the name or folder of a checkpoint"""
+    model: ModelOptions = ModelOptions()
+    data: RecallConfig = RecallConfig()
+    speech: SpeechOptions = SpeechOptions()
+    loss: LossOptions = LossOptions()
+    schedule: ScheduleOptions = ScheduleOptions()
+    tokens: TokenOptions = TokenOptions()
+    validation_chunks: int = number(12, 1)
+    """how many chunks of 64 steps each validation takes"""
+
+    def check(self, where: str) -> None:
+        """Raise an OptionError where the memory does not take its options."""
+        if self.model.options or self.model != ModelOptions():
+            cls = memory_class(self.model.memory)
+            check_arguments(cls, self.model.options, f"{where}model.options.", without=("input_tokens",))
+
+
+class Losses(NamedTuple):
+    """Mean cross-entropies of one batch."""
+
+    answer: Tensor
+    """of the answers asked for"""
+    facts: Tensor
+    """of the facts, read off the output tokens by a linear head"""
+    every: Tensor
+    """of the answers to every question, at some of the steps"""
+
+
+class Recall(Task):
+    """Train, validate, evaluate and stream models that recall.
+
+    Args:
+        options: of the recipe.
+        seed: of weights and streams.
+        report: told of work that takes long.
+    """
+
+    Config = RecallOptions
+
+    def __init__(self, options: RecallOptions | None = None, seed: int = 0, report: Report | None = None):
+        self.options = options or RecallOptions()
+        self.seed, self.report = seed, report
+        self._voices: tuple[SpeechBank, tuple[str, ...]] | None = None
+        self._validation: list[Batch] | None = None
+
+    def build(self) -> RecallModel:
+        """The untrained model, behind its frozen perception."""
+        perception = load(self.options.perception)
+        if not isinstance(perception, Perception):
+            raise OptionError(f"perception={self.options.perception!r} is a {type(perception).__name__}: expected a Perception")
+        model = RecallModel(
+            self.options.model.memory,
+            self.options.model.options,
+            len(QUESTIONS),
+            len(ANSWERS),
+            FACTS,
+            perception.config["width"],
+        )
+        model.perception.load_state_dict(perception.state_dict())
+        model.perception.requires_grad_(False)
+        return model
+
+    def voices(self) -> tuple[SpeechBank, tuple[str, ...]]:
+        """The voices to train on, and the names of the human speakers among them."""
+        if self._voices is None:
+            banks, speakers = training_banks(self.options.speech, self.report)
+            self._voices = join_banks(banks), speakers
+        return self._voices
+
+    def batches(self, split: str, rows: range, steps: int, model: nn.Module) -> RecallStreams:
+        """Streams of frame tokens, not frames: the perception is frozen."""
+        assert isinstance(model, RecallModel)
+        if split == "validation":
+            bank = validation_bank(self.options.speech, self.report)
+            return self._streams(rows, steps, model, bank, self._unseen(), VALIDATION_SEED)
+        if split != "train":
+            raise OptionError(f"split={split!r}: expected 'train' or 'validation'; test streams are those of `evaluate`")
+        return self._streams(rows, steps, model, self.voices()[0], self.options.data, self.seed + DATA_SEED)
+
+    def _unseen(self) -> RecallConfig:
+        longest = self.options.data.longest
+        return RecallConfig("validation", without_modality=0.0, shortest=min(RecallConfig.shortest, longest), longest=longest)
+
+    def _streams(
+        self, rows: range, steps: int, model: RecallModel, bank: SpeechBank, config: RecallConfig, seed: int
+    ) -> RecallStreams:
+        tokens = self.options.tokens
+        renderer = TokenRenderer(
+            model.perception, bank, config, sightings=tokens.sightings, backgrounds=tokens.backgrounds, report=self.report
+        )
+        return RecallStreams(rows, steps, bank, config, seed=seed, renderer=renderer)
+
+    def losses(self, model: nn.Module, batch: Batch, state: Any) -> tuple[dict[str, Tensor], Any]:
+        """Of the answers asked for, of all facts and of every answer."""
+        assert isinstance(model, RecallModel)
+        y, state = model.remember(perceived(batch.inputs, model.perception), state, batch.reset)
+        found = losses(model, y, batch)
+        weights = self.options.loss
+        total = found.answer + weights.facts * found.facts + weights.every * found.every
+        return {"loss": total, **found._asdict()}, state
+
+    def schedule(self, model: nn.Module, update: int) -> None:
+        """From which gate on a slot counts as written now, and whether the inputs' clocks are read."""
+        cell = getattr(getattr(model, "memory", None), "cell", None)
+        if isinstance(write := getattr(cell, "write", None), GatedWrite):
+            write.written = 0.5 if update < self.options.schedule.early_writes else WRITTEN
+        if isinstance(look_back := getattr(cell, "look_back", None), LookBack):
+            look_back.heeds_clock = update >= self.options.schedule.late_clock
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy by kind of question on streams of validation images and voices."""
+        assert isinstance(model, RecallModel)
+        if self._validation is None:
+            streams = self.batches("validation", range(VALIDATION_ROWS), VALIDATION_STEPS, model)
+            self._validation = [next(streams) for _ in range(self.options.validation_chunks)]
+        return accuracy(model, self._validation)
+
+    def notes(self) -> dict[str, Any]:
+        """Who must not be tested on."""
+        return {"human_speakers": list(self.voices()[1])}
+
+    def evaluate(
+        self, models: Mapping[str, Any], options: Mapping[str, str], report: Report | None = None
+    ) -> dict[str, list[Figure]]:
+        """Accuracy by kind of question and delay on test images and voices; options are those of `ProbeOptions`."""
+        chosen = ProbeOptions.parse(options)
+        bank = held_out_bank(chosen.speech, chosen.bank, [model.notes for model in models.values()], report)
+        return evaluate(models, bank, chosen.delays, rows=chosen.rows, seed=chosen.seed, report=report)
+
+    def session(self, model: Any, media: Any) -> RecallSession:
+        """A stream of pictures and sound; the model is one as trained, or on the runtime."""
+        return RecallSession(model if isinstance(model, Runtime) else eager(model), hears=media.has_sound)
+
+
+def losses(model: RecallModel, y: Tensor, batch: Batch) -> Losses:
+    """What a model's answers, read off its memory's output tokens y [B, T, R, D], cost."""
+    inputs: RecallInput = batch.inputs
+    targets: RecallTargets = batch.targets
+    asked = inputs.question >= 0
+    at = slice(EVERY - 1, None, EVERY)
+    return Losses(
+        _mean_loss(model.read_off(y[asked], inputs.question[asked]), targets.answer[asked]),
+        _mean_loss(model.every_fact(y), targets.facts),
+        _mean_loss(model.every_answer(y[:, at]), all_answers(targets.facts[:, at])),
+    )
+
+
+def _mean_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """The mean cross-entropy over what is asked in `truth`."""
+    total = F.cross_entropy(logits.float().flatten(0, -2), truth.flatten(), ignore_index=UNASKED, reduction="sum")
+    return mean(total, (truth != UNASKED).sum())
+
+
+@torch.no_grad()
+def accuracy(model: RecallModel, batches: list[Batch]) -> dict[str, float]:
+    """Accuracy by kind of question on consecutive chunks, the first quarter of which only fills the memory."""
+    right, count = np.zeros(len(KINDS)), np.zeros(len(KINDS))
+    state = None
+    for index, batch in enumerate(batches):
+        inputs: PerceivedInput = perceived(batch.inputs, model.perception)
+        logits, state = model(inputs, state, batch.reset)
+        if index < len(batches) // 4:
+            continue
+        asked = inputs.question >= 0
+        kinds = KIND_OF_QUESTION[inputs.question[asked]].numpy()
+        np.add.at(right, kinds, (logits.argmax(-1) == batch.targets.answer)[asked].numpy())
+        np.add.at(count, kinds, 1)
+    return {kind: float(r / c) for kind, r, c in zip(KINDS, right, count, strict=True) if c}
