@@ -211,7 +211,7 @@ def _to_int16(waveform: np.ndarray) -> np.ndarray:
     waveform = np.asarray(waveform)
     if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
         raise ShapeError(
-            f"sound came as {waveform.dtype} {list(waveform.shape)}: expected a float array [samples] in -1..1, "
+            f"the sound is {waveform.dtype} {list(waveform.shape)}: expected a float array [samples] in -1..1, "
             f"{SAMPLE_RATE} Hz mono (16-bit samples: divide by 32768; stereo: take the mean over channels)"
         )
     if not np.isfinite(waveform).all():
