@@ -29,8 +29,6 @@ soundfile = pytest.importorskip("soundfile")
 
 TOLERANCE = 2e-3
 """embeddings reach 60, and the two paths sum in different orders"""
-
-
 WORD = Utterance(3, "ann", np.ones(8000, np.float32))
 
 
@@ -179,6 +177,7 @@ def test_a_refused_shape_leaves_a_network_usable(embedding: SpeechEmbedding) -> 
     ("module", "package", "extra", "call"),
     [
         ("pyopen_wakeword.openwakeword", "pyopen-wakeword", "speech", SpeechEmbedding),
+        ("pyopen_wakeword.openwakeword", "pyopen-wakeword", "speech", lambda: speech.build_bank([WORD], seed=0, workers=2)),
         ("espeakng_loader", "espeakng-loader", "speech", lambda: synthesis.synthesize("one")),
         ("scipy.signal", "scipy", "speech", lambda: resample(np.zeros(10), 8000, 16000)),
         ("soundfile", "soundfile", "speech", lambda: words.recorded(".")),
@@ -304,11 +303,11 @@ def test_files_that_are_no_word_are_skipped_with_the_reason(tmp_path: Path) -> N
     soundfile.write(tmp_path / "1_ann_0.wav", bad, SAMPLE_RATE, subtype="FLOAT")
     soundfile.write(tmp_path / "2_ann_0.wav", tone, 50)
     (tmp_path / "3_ann_0.wav").write_bytes(b"")
-    (tmp_path / "4_ann_0.wav").mkdir()
+    (tmp_path / "4_ann_0.wav").mkdir()  # no file at all
     soundfile.write(tmp_path / "9_ann_0.wav", tone, SAMPLE_RATE)
     found = words.read_recordings(tmp_path)
     assert [utterance.digit for utterance in found.utterances] == [9]
-    for reason, part in zip(found.skipped, ("a word lasts", "NaN", "50 samples a second", "Error", "Error"), strict=True):
+    for reason, part in zip(found.skipped, ("a word lasts", "NaN", "50 samples a second", "Error"), strict=True):
         assert part in reason
 
 

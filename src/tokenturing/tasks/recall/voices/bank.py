@@ -155,7 +155,8 @@ def build_bank(
     Two workers are processes started by "spawn": a script that asks for them needs `if __name__ == "__main__":`.
     """
     _check_arguments(utterances, conditions_per_utterance, workers)
-    rows = _embed_all(utterances, conditions_per_utterance, seed, workers, report)
+    embedding = SpeechEmbedding()  # first, because a pool waits forever for workers that cannot start
+    rows = _embed_all(embedding, utterances, conditions_per_utterance, seed, workers, report)
     clips = [clip for row in rows for clip in row]
     padded = np.zeros((len(clips), max(len(clip.vectors) for clip in clips), EMBEDDING_WIDTH), np.float16)
     for row, clip in zip(padded, clips, strict=True):
@@ -168,7 +169,7 @@ def build_bank(
         speaker=np.array([names.index(utterance.speaker) for utterance in spoken], np.int64),
         background=np.array([clip.background for clip in clips], np.int64),
         length=np.array([clip.length for clip in clips], np.int64),
-        ambient=_ambient(ambient_seconds, seed, report),
+        ambient=_ambient(embedding, ambient_seconds, seed, report),
         speakers=names,
     )
 
@@ -187,11 +188,15 @@ def _check_arguments(utterances: Sequence[Utterance], conditions: int, workers: 
 
 
 def _embed_all(
-    utterances: Sequence[Utterance], conditions: int, seed: int, workers: int, report: "Report | None"
+    embedding: SpeechEmbedding,
+    utterances: Sequence[Utterance],
+    conditions: int,
+    seed: int,
+    workers: int,
+    report: "Report | None",
 ) -> list[list[Clip]]:
     jobs, total, what = enumerate(utterances), len(utterances), "embedding words"
     if workers == 1:
-        embedding = SpeechEmbedding()
         work = (clips_of(job, embedding, conditions, seed) for job in jobs)
         return list(reported(work, total, what, report))
     with get_context("spawn").Pool(workers, _start_worker, (conditions, seed)) as pool:
@@ -210,9 +215,8 @@ def _work(job: tuple[int, Utterance]) -> list[Clip]:
     return clips_of(job, **_worker)
 
 
-def _ambient(seconds: float, seed: int, report: "Report | None") -> np.ndarray:
+def _ambient(embedding: SpeechEmbedding, seconds: float, seed: int, report: "Report | None") -> np.ndarray:
     """float16 [backgrounds, A, 96], at a new level about every 15 s; the first LEAD_STEPS are dropped."""
-    embedding = SpeechEmbedding()
     steps = max(1, round(seconds * SAMPLE_RATE / STEP_SAMPLES))
     stretches = max(1, round(seconds / 15))
     total = (LEAD_STEPS + steps) * STEP_SAMPLES / SAMPLE_RATE

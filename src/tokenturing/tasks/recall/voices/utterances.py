@@ -114,7 +114,7 @@ def wav_files(folder: str | os.PathLike[str]) -> list[Path]:
     """The wav files of a folder, sorted by name."""
     if not Path(folder).is_dir():
         raise OptionError(f"{folder} is not a folder: expected one with wav files {{digit}}_{{speaker}}_{{index}}.wav")
-    return sorted(path for path in Path(folder).iterdir() if path.suffix.lower() == ".wav")
+    return sorted(path for path in Path(folder).iterdir() if path.suffix.lower() == ".wav" and path.is_file())
 
 
 def _soundfile_package() -> ModuleType:
