@@ -24,7 +24,7 @@ updates = parser.parse_args().updates
 
 # Words to be heard: three voices say ten digits, each in every background noise.
 words = [Utterance(d, v, synthesize(digit_word(d), v)) for v in voices("train")[:3] for d in range(10)]
-bank = build_bank(words, conditions_per_utterance=6, seed=0, ambient_seconds=10, progress=False)
+bank = build_bank(words, conditions_per_utterance=6, seed=0, ambient_seconds=10)
 brisk = RecallConfig(curriculum=(1_000_000, 0))  # short streams with many events: what is learned first
 streams = RecallStreams(range(32), 20, bank, brisk)  # 32 rows, chunks of 20 steps
 

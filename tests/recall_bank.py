@@ -1,4 +1,4 @@
-"""A small bank of spoken digits made of seeded vectors: a word's digit stands in its vectors, so that it can be learned."""
+"""A small bank of spoken digits made of seeded vectors: a word's vectors encode its digit, so that it can be learned."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ def tiny_bank(seed: int = 0, words: int = 2) -> SpeechBank:
     background = np.repeat(np.arange(kinds), 10 * words)
     length = rng.integers(3, 7, len(digit))
     clips = rng.normal(0, 0.3, (len(digit), 6 + TAIL, 96)).astype(np.float16)
-    for clip, of, at in zip(clips, digit, length, strict=True):
-        clip[at - 1 : at + 4, of] += 3
+    for clip, spoken, steps in zip(clips, digit, length, strict=True):
+        clip[steps - 1 : steps + 4, spoken] += 3
     ambient = rng.normal(0, 0.3, (kinds, 200, 96)).astype(np.float16)
     return SpeechBank(clips, digit, np.zeros(len(digit), np.int64), background, length, ambient, ("somebody",))

@@ -1,4 +1,4 @@
-"""Media on the 80 ms clock: every picture tells its time by its brightness, every sound is a known wave."""
+"""Media in steps: the brightness of every picture encodes its time, and every sound is a known wave."""
 
 import re
 import struct
@@ -14,22 +14,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tokenturing.errors import MissingExtraError, OptionError, TokenTuringError
+from tokenturing.errors import MissingExtraError, OptionError, ShapeError, TokenTuringError
 from tokenturing.media import source as media_source
 from tokenturing.media import steps as media
-from tokenturing.media.clock import STEP_SECONDS
+from tokenturing.media.clock import SAMPLE_RATE, STEP_SAMPLES, STEP_SECONDS
 from tokenturing.media.steps import MediaError, MediaStep, open_media
+from tokenturing.media.writer import write_video
 
 av: Any = pytest.importorskip("av")
 
 SECONDS = 2.0
-TICKS = 60_000  # of the picture clock in a second: every frame rate here has whole ticks, near enough
-LEVELS_PER_SECOND = 60  # grey levels by which the pictures get brighter
-BURSTS = ((0.4, 0.7), (1.2, 1.5))  # seconds from and to which the tone sounds
+TICKS = 60_000
+"""a second of the picture clock, nearly a whole number of ticks per frame at every frame rate here"""
+LEVELS_PER_SECOND = 60
+"""grey levels by which the pictures get brighter"""
+BURSTS = ((0.4, 0.7), (1.2, 1.5))
+"""(begin, end) of the tone's bursts in seconds"""
 
 
 def wave(times: np.ndarray) -> np.ndarray:
-    """The tone that all files hold, as a function of seconds: 440 Hz in bursts, at half of full scale."""
+    """The tone in all files as a function of time in seconds: 440 Hz in bursts, at half of full scale."""
     sounding = sum(((times >= begin) & (times < end)).astype(float) for begin, end in BURSTS)
     return 0.5 * np.sin(2 * np.pi * 440 * times) * sounding
 
@@ -39,11 +43,11 @@ def brightness(time: float) -> int:
 
 
 def picture_times(rate: float, seconds: float = SECONDS) -> list[float]:
-    return [round(index / rate, 3) for index in range(int(seconds * rate))]  # Matroska's tick
+    return [round(index / rate, 3) for index in range(int(seconds * rate))]  # Matroska's ticks are milliseconds
 
 
 def picture(level: int | np.ndarray, time: float, pixels: str, size: tuple[int, int] = (48, 36)) -> Any:
-    """A frame with a timestamp, flat or of the given grey [height, width]."""
+    """A frame with a timestamp, of one grey level or of levels [height, width]."""
     grey = np.broadcast_to(np.asarray(level, np.uint8), size[::-1])
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.repeat(grey[..., None], 3, 2)), "rgb24")
     # FFmpeg's threads overwrite each other's first pixels when they convert RGB to 16-bit grey of odd widths.
@@ -82,7 +86,7 @@ def write(
             video = container.add_stream(codec, rate=Fraction(1 / every).limit_denominator(1001))
             video.width, video.height, video.pix_fmt = 48, 36, pixels
             video.time_base = video.codec_context.time_base = Fraction(1, TICKS)
-            video.codec_context.bit_rate = 4_000_000  # for codecs with losses: so much that none are seen
+            video.codec_context.bit_rate = 4_000_000  # enough for lossy codecs to lose nothing visible
             streams.append(video)
             due += [(time, video, picture(brightness(time), time, pixels)) for time in times]
         if len(sounds):
@@ -106,12 +110,12 @@ def whole_wave(rate: int = 16_000, seconds: float = SECONDS) -> list[tuple[float
 
 
 def steps_of(path: Path, **options: int) -> list[Any]:
-    """All steps of a file; Any, for the tests know which pictures and sounds are there."""
+    """All steps of a file; typed Any because each test knows which pictures and sounds are there."""
     return list(open_media(path, **options))
 
 
 def check_pictures(steps: list[MediaStep], times: Sequence[float], tolerance: float = 0.0) -> None:
-    """Each step shows the last picture that was due by its end."""
+    """Each step shows the latest picture due by its end."""
     for step in steps:
         due = [time for time in times if time <= step.time + STEP_SECONDS + 1e-6]
         if step.frame is None:
@@ -121,7 +125,7 @@ def check_pictures(steps: list[MediaStep], times: Sequence[float], tolerance: fl
 
 
 def check_sound(steps: list[MediaStep], tolerance: float = 0.02) -> None:
-    """The sound is the wave, sample by sample (but for where it jumps: there every resampler rings)."""
+    """The sound is the wave, sample by sample, except around its jumps, where every resampler rings."""
     heard = np.zeros(max(round((step.time + STEP_SECONDS) * 16_000) for step in steps))
     for step in steps:
         if step.sound is not None:
@@ -154,7 +158,7 @@ def test_picture_and_sound_keep_to_the_clock(tmp_path: Path, picture_rate: float
     check_sound(steps)
 
 
-def test_control_one_step_of_misalignment_is_seen(film: Path) -> None:
+def test_control_a_misalignment_of_one_step_is_noticed(film: Path) -> None:
     steps = steps_of(film)
     check_pictures(steps, picture_times(25))
     check_sound(steps)
@@ -181,13 +185,13 @@ def test_containers_with_compressed_tracks(tmp_path: Path, name: str) -> None:
         sound_codec=codecs[1],
     )
     steps = steps_of(path)
-    shift = 1 / 25 if name == "film.ts" else 0  # its AAC begins with a frame of priming, by which pictures are late
+    shift = 1 / 25 if name == "film.ts" else 0  # its AAC begins with a priming frame, which delays the pictures
     for step in steps[:24]:
         assert abs(step.frame.mean() * 255 / LEVELS_PER_SECOND - (step.time + STEP_SECONDS)) < 0.05 + shift
     loud = np.array([np.sqrt(np.mean(step.sound**2)) > 0.15 for step in steps[:25]])
     expected = [any(b <= s.time + 0.04 < e for b, e in BURSTS) for s in steps[:25]]
-    assert np.sum(loud != expected) <= 2  # a burst that begins or ends within a step may count or not
-    assert len(steps) in {25, 26}  # AAC fills up its last frame
+    assert np.sum(loud != expected) <= 2  # steps in which a burst begins or ends may count or not
+    assert len(steps) in {25, 26}  # AAC pads its last frame
 
 
 def test_variable_frame_rate(tmp_path: Path) -> None:
@@ -213,9 +217,9 @@ def test_sound_alone(tmp_path: Path, name: str, codec: str) -> None:
     check_sound(steps)
 
 
-def test_a_cover_is_no_video(tmp_path: Path) -> None:
+def test_a_cover_is_not_a_video(tmp_path: Path) -> None:
     if not hasattr(av.stream, "Disposition"):
-        pytest.skip("this PyAV cannot tell a cover from a video")
+        pytest.skip("this version of PyAV cannot tell a cover from a video")
     with av.open(str(tmp_path / "song.mp3"), "w") as container:
         cover = container.add_stream("png")
         cover.width, cover.height, cover.pix_fmt = 48, 36, "rgb24"
@@ -300,7 +304,7 @@ def test_the_middle_square_in_grey(tmp_path: Path, pixels: str, size: tuple[int,
 
 def test_pixels_that_are_not_square_keep_the_aspect(tmp_path: Path) -> None:
     grey = np.zeros((36, 48), np.uint8)
-    grey[:, 15:33] = 200  # 18 columns of double width are as wide as 36 rows are high
+    grey[:, 15:33] = 200  # 18 columns of double width are as wide as 36 rows are tall
     with av.open(str(tmp_path / "film.mkv"), "w") as container:
         video = container.add_stream("mpeg4", rate=25)
         video.width, video.height, video.pix_fmt = 48, 36, "yuv420p"
@@ -317,7 +321,7 @@ def test_loud_channels_mix_within_full_scale(tmp_path: Path, layout: str) -> Non
     path = write(tmp_path / "a.wav", sounds=[(0, loud)], rate=48_000, layout=layout, sound_codec="pcm_f32le")
     heard = np.concatenate([step.sound for step in steps_of(path)])[:16_000]
     np.testing.assert_allclose(heard[100:-100], 0.99, atol=1e-3)
-    assert heard[-3:].min() > 0.5  # to the last sample, which a resampler holds back until it is asked
+    assert heard[-3:].min() > 0.5  # up to the last samples, which a resampler holds back until flushed
 
 
 def test_other_sizes_and_rates(film: Path) -> None:
@@ -344,7 +348,7 @@ def test_each_iteration_begins_anew(film: Path) -> None:
     assert not same(first[1:], first[:-1])
 
 
-def test_closed_media_give_no_more(film: Path) -> None:
+def test_closed_media_yield_nothing_more(film: Path) -> None:
     with open_media(film) as opened:
         steps = iter(opened)
         next(steps)
@@ -354,24 +358,24 @@ def test_closed_media_give_no_more(film: Path) -> None:
 
 
 def read(path: Path) -> tuple[list[Any], str]:
-    """The steps of a file that may break off, and the message of its error, "" if there is none."""
+    """The steps of a file that may break off, and the message of its error, or ""."""
     steps: list[Any] = []
     try:
         for step in open_media(path):
-            steps.append(step)  # one by one: what came before an error counts
+            steps.append(step)  # one by one, to keep those before an error
     except MediaError as error:
         return steps, str(error)
     return steps, ""
 
 
 def data_part(content: bytes | bytearray) -> tuple[int, int]:
-    """Where pictures and sound begin and end in a file: an mp4 has its index before them, an avi after."""
+    """Offsets at which pictures and sound begin and end in a file: mp4 has its index before them, avi after."""
     begin, end = content.find(b"mdat"), content.find(b"idx1")
     return max(begin, 0), end if end > 0 else len(content)
 
 
 def cut(path: Path, share: float) -> Path:
-    """A copy that ends after that share of the pictures and sound."""
+    """A copy cut off after a share of the pictures and sound."""
     whole = path.read_bytes()
     begin, end = data_part(whole)
     shorter = path.with_name(f"cut_{path.name}")
@@ -380,7 +384,7 @@ def cut(path: Path, share: float) -> Path:
 
 
 def blot(path: Path, begin: float, end: float) -> Path:
-    """A copy with every byte of a part flipped."""
+    """A copy with all bits flipped in a part of the pictures and sound."""
     damaged = bytearray(path.read_bytes())
     first, last = data_part(damaged)
     part = slice(first + int((last - first) * begin), first + int((last - first) * end))
@@ -390,7 +394,8 @@ def blot(path: Path, begin: float, end: float) -> Path:
     return other
 
 
-NOISE = [(0.0, np.random.default_rng(0).uniform(-0.5, 0.5, 64_000))]  # as many bytes a second anywhere in a file
+NOISE = [(0.0, np.random.default_rng(0).uniform(-0.5, 0.5, 64_000))]
+"""compresses equally well everywhere, so that bytes are proportional to time"""
 LONG: dict[str, dict[str, Any]] = {  # 4 s each, with an index (if any) at the front
     "film.mkv": {"times": picture_times(25, 4), "sounds": NOISE},
     "film.avi": {"times": picture_times(25, 4), "sounds": NOISE},
@@ -417,7 +422,7 @@ def test_a_file_cut_short_gives_what_it_has_and_then_says_where_it_broke(tmp_pat
     assert found, message
     assert 1 < float(found[2]) < 3
     assert abs(len(steps) - float(found[2]) / STEP_SECONDS) < 1.01
-    assert same(steps[:-2], whole[: len(steps) - 2])  # the last one is filled up; the resampler ends before it
+    assert same(steps[:-2], whole[: len(steps) - 2])  # the last is padded, and flushing the resampler alters the one before it
 
 
 @pytest.mark.parametrize("name", LONG)
@@ -445,7 +450,7 @@ def test_damage_under_a_second_is_bridged_and_more_is_an_error(tmp_path: Path) -
 
 @pytest.mark.parametrize("seed", range(12))
 def test_no_damage_leaks_ffmpeg_errors_or_hangs(tmp_path: Path, seed: int) -> None:
-    """Whatever a byte may become: the steps that came are sound, and any error is a MediaError."""
+    """Whichever bytes are damaged, the steps are in range and any error is a MediaError."""
     names = list(LONG)
     path = write(tmp_path / names[seed % len(names)], **LONG[names[seed % len(names)]])
     generator = np.random.default_rng(seed)
@@ -491,7 +496,7 @@ NOT_MEDIA = {
 
 
 @pytest.mark.parametrize("name", NOT_MEDIA)
-def test_what_is_no_media_is_one_clear_error(tmp_path: Path, name: str) -> None:
+def test_files_that_are_not_media_give_one_clear_error(tmp_path: Path, name: str) -> None:
     content, expected = NOT_MEDIA[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(MediaError, match=expected) as caught:
@@ -526,7 +531,7 @@ def test_without_pyav_the_error_names_the_extra(film: Path, monkeypatch: pytest.
         open_media(film)
 
 
-def test_no_camera_is_one_clear_error() -> None:
+def test_a_missing_camera_is_one_clear_error() -> None:
     with pytest.raises(MediaError, match="camera 97"):
         open_media("camera:97")
     with pytest.raises(MediaError, match="camera:N"):
@@ -534,7 +539,7 @@ def test_no_camera_is_one_clear_error() -> None:
 
 
 def test_a_camera_is_pictures_without_end_or_sound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FFmpeg's test pattern in the place of a device: the same code but for the name of the input."""
+    """FFmpeg's test pattern in place of a device: the same code except for the name of the input."""
     monkeypatch.setattr(media_source, "_camera", lambda number: ("testsrc=rate=30:size=64x48", "lavfi"))
     with open_media("camera") as opened:
         assert (opened.has_video, opened.has_sound, opened.duration) == (True, False, None)
@@ -560,10 +565,10 @@ for keep in (False, True):
     print(most - first)
 print("torch" in sys.modules)
 """
-"""Megabytes by which a process grows as it reads a file, without and with its steps kept; is torch loaded?"""
+"""prints by how many megabytes a process grows as it reads a file, without and with its steps kept, and if torch is loaded"""
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads a process's memory as Linux tells it")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the process's memory from Linux's /proc")
 def test_memory_is_constant_however_long_and_badly_interleaved(tmp_path: Path) -> None:
     """Ten minutes with all sound before the pictures: a single demuxer would have to hold the whole of it."""
     path = tmp_path / "long.mkv"
@@ -585,9 +590,57 @@ def test_memory_is_constant_however_long_and_badly_interleaved(tmp_path: Path) -
     with av.open(str(path)) as container:
         order = [packet.stream.type for packet in container.demux() if packet.size]
     assert max(len(list(run)) for _, run in groupby(order)) > 500
-    # In a process of its own, for in this one the growth could hide in what other tests have freed.
+    # In a process of its own: in this one the growth could hide in memory that other tests have freed.
     command = [sys.executable, "-c", GROWTH, str(Path(media.__file__).parents[1]), str(path)]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert float(found[0]) < 5
-    assert float(found[1]) > 50  # the control: what it is to hold all steps
+    assert float(found[1]) > 50  # the control: all steps are held
     assert found[2] == "False"
+
+
+def test_a_written_video_is_read_again(tmp_path: Path) -> None:
+    frames = np.linspace(0, 1, 10)[:, None, None] * np.ones((10, 32, 32))
+    write_video(tmp_path / "a.mp4", frames, wave(np.arange(10 * STEP_SAMPLES) / SAMPLE_RATE))
+    steps = steps_of(tmp_path / "a.mp4")
+    seen = [step.frame.mean() for step in steps[:9]]
+    np.testing.assert_allclose(seen, frames[1:].mean((1, 2)), atol=0.05)  # a picture at the end of a step is in it
+    assert np.abs(np.concatenate([step.sound for step in steps[:10]])).max() > 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "samples", "error", "message"),
+    [
+        ("a.txt", (3, 8, 8), (3840,), OptionError, r"a\.txt as a video: expected a name that ends in \.mp4"),
+        ("a.mp4", (3, 8), (3840,), ShapeError, r"\[3, 8\]: expected \[T, H, W\]"),
+        ("a.mp4", (0, 8, 8), (0,), ShapeError, r"\[0, 8, 8\]"),
+        ("a.mp4", (3, 8, 8), (3839,), ShapeError, r"\[3839\]: expected \[3840\]"),
+        ("folder.mp4", (3, 8, 8), (3840,), MediaError, r"cannot write .*folder\.mp4: Is a directory"),
+    ],
+)
+def test_a_video_that_cannot_be_written(
+    tmp_path: Path,
+    name: str,
+    frames: tuple[int, ...],
+    samples: tuple[int, ...],
+    error: type[TokenTuringError],
+    message: str,
+) -> None:
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(error, match=message):
+        write_video(tmp_path / name, np.zeros(frames), np.zeros(samples))
+
+
+def test_writing_without_pyav_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingExtraError, match=r"av is not installed.*tokenturing\[media\]"):
+        write_video(tmp_path / "a.mp4", np.zeros((3, 8, 8)), np.zeros(3840))
+
+
+def test_errors_that_are_bugs_stay_what_they_are(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        np.zeros(2) + np.zeros(3)
+
+    monkeypatch.setattr(media.Pictures, "_scaled", broken)
+    with pytest.raises(ValueError, match="could not be broadcast") as caught:
+        steps_of(film)
+    assert type(caught.value) is ValueError

@@ -1,26 +1,35 @@
 """The speech front end, the synthesiser and the banks of spoken digits."""
 
+import importlib.metadata
+import sys
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tokenturing.encoders.sound import SpeechEmbedding
-from tokenturing.media.clock import STEP_SAMPLES
+from tokenturing.encoders.sound import SoundState, SpeechEmbedding
+from tokenturing.errors import CheckpointError, MissingExtraError, OptionError, ShapeError, TokenTuringError
+from tokenturing.media.clock import SAMPLE_RATE, STEP_SAMPLES, STEP_SECONDS
+from tokenturing.tasks.digits import digit_images
 from tokenturing.tasks.recall.voices import bank as speech
-from tokenturing.tasks.recall.voices import synthesis
+from tokenturing.tasks.recall.voices import clips, synthesis
 from tokenturing.tasks.recall.voices import utterances as words
 from tokenturing.tasks.recall.voices.bank import SpeechBank
 from tokenturing.tasks.recall.voices.clips import LEAD_STEPS, TAIL_STEPS, clip_length, embed_clip
 from tokenturing.tasks.recall.voices.noise import BACKGROUNDS, background_noise
+from tokenturing.tasks.recall.voices.resample import resample
 from tokenturing.tasks.recall.voices.utterances import Utterance
 
 for package in ("pyopen_wakeword", "espeakng_loader", "scipy"):
     pytest.importorskip(package)
 soundfile = pytest.importorskip("soundfile")
 
-TOLERANCE = 2e-3  # embeddings reach 60; the two paths sum in another order
+TOLERANCE = 2e-3
+"""embeddings reach 60, and the two paths sum in different orders"""
+WORD = Utterance(3, "ann", np.ones(8000, np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +44,7 @@ def utterances() -> list[Utterance]:
 
 @pytest.fixture(scope="module")
 def bank(utterances: list[Utterance]) -> SpeechBank:
-    return speech.build_bank(utterances, seed=5, ambient_seconds=2.0, progress=False)
+    return speech.build_bank(utterances, seed=5, ambient_seconds=2.0)
 
 
 def _spoken(digit: int) -> np.ndarray:
@@ -44,7 +53,7 @@ def _spoken(digit: int) -> np.ndarray:
 
 def _sound(steps: int, seed: int = 0) -> np.ndarray:
     """Noise with a stretch of digital silence, float32 [1280 steps]."""
-    noise = background_noise("pink", steps * 0.08, np.random.default_rng(seed), level=-30)
+    noise = background_noise("pink", steps * STEP_SECONDS, np.random.default_rng(seed), level=-30)
     noise[len(noise) // 3 : len(noise) // 2] = 0
     return noise
 
@@ -65,12 +74,9 @@ def _same_bank(one: SpeechBank, other: SpeechBank) -> bool:
     return all(np.array_equal(getattr(one, f.name), getattr(other, f.name)) for f in fields(SpeechBank))
 
 
-# --- the embedding
-
-
 def test_whole_equals_step_by_step(embedding: SpeechEmbedding) -> None:
     sound = _sound(80)  # more than one block
-    whole = embedding.embed(np.append(sound, np.zeros(700, np.float32)))  # what fills no step is dropped
+    whole = embedding.embed(np.append(sound, np.zeros(700, np.float32)))  # samples that do not fill a step are dropped
     assert whole.shape == (80, 96)
     assert whole.dtype == np.float32
     np.testing.assert_allclose(whole, _step_by_step(embedding, sound), atol=TOLERANCE)
@@ -119,7 +125,7 @@ def test_packages_own_streaming_gives_the_same_later(embedding: SpeechEmbedding)
     import pyopen_wakeword
 
     features = pyopen_wakeword.OpenWakeWordFeatures.from_builtin()
-    sound = background_noise("white", 30 * 0.08, np.random.default_rng(0), level=-25)
+    sound = background_noise("white", 30 * STEP_SECONDS, np.random.default_rng(0), level=-25)
     theirs = [
         vector.reshape(96)
         for samples in _steps(sound)
@@ -131,25 +137,68 @@ def test_packages_own_streaming_gives_the_same_later(embedding: SpeechEmbedding)
 
 
 @pytest.mark.parametrize(
-    ("samples", "message"),
+    ("samples", "error", "message"),
     [
-        (np.zeros(1000, np.float32), "1280 samples"),
-        (np.zeros(1280, np.int16), "divide by 32768"),
-        (np.full(1280, np.nan, np.float32), "NaN"),
+        (np.zeros(1000, np.float32), ShapeError, r"\[1000\]: expected the 1280 samples of one step"),
+        (np.zeros((1, 1280), np.float32), ShapeError, r"\[1, 1280\]"),
+        (np.zeros(1280, np.int16), ShapeError, "divide by 32768"),
+        (np.full(1280, np.nan, np.float32), OptionError, "NaN"),
     ],
 )
-def test_wrong_sound_is_refused(embedding: SpeechEmbedding, samples: np.ndarray, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_wrong_sound_is_refused(
+    embedding: SpeechEmbedding, samples: np.ndarray, error: type[TokenTuringError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
         embedding.step(samples, embedding.initial_state())
 
 
-def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pyopen_wakeword.openwakeword", None)
-    with pytest.raises(ImportError, match=r"pip install 'tokenturing\[speech\]'"):
-        SpeechEmbedding()
+@pytest.mark.parametrize(
+    ("overlap", "frames"), [((480,), (68, 31)), ((480,), (67, 32)), ((400,), (68, 32)), ((1, 480), (1, 68, 32))]
+)
+def test_a_state_of_another_shape_is_refused(
+    embedding: SpeechEmbedding, overlap: tuple[int, ...], frames: tuple[int, ...]
+) -> None:
+    state = SoundState(np.zeros(overlap, np.int16), np.zeros(frames, np.float32))
+    with pytest.raises(ShapeError, match=r"expected \[480\] and \[68, 32\]"):
+        embedding.step(_sound(1), state)
+    vector, _ = embedding.step(_sound(1), embedding.initial_state())  # nothing is left behind
+    assert vector.shape == (96,)
 
 
-# --- the synthesiser
+def test_a_refused_shape_leaves_a_network_usable(embedding: SpeechEmbedding) -> None:
+    values = np.ones((1, 480 + STEP_SAMPLES), np.float32)
+    expected = embedding._mel.run(values)
+    with pytest.raises(RuntimeError, match="TensorFlow Lite failed"):
+        embedding._mel.run(np.ones((1, 100), np.float32))
+    np.testing.assert_array_equal(embedding._mel.run(values), expected)
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "extra", "call"),
+    [
+        ("pyopen_wakeword.openwakeword", "pyopen-wakeword", "speech", SpeechEmbedding),
+        ("pyopen_wakeword.openwakeword", "pyopen-wakeword", "speech", lambda: speech.build_bank([WORD], seed=0, workers=2)),
+        ("espeakng_loader", "espeakng-loader", "speech", lambda: synthesis.synthesize("one")),
+        ("scipy.signal", "scipy", "speech", lambda: resample(np.zeros(10), 8000, 16000)),
+        ("soundfile", "soundfile", "speech", lambda: words.recorded(".")),
+        ("sklearn.datasets", "scikit-learn", "tasks", lambda: digit_images.__wrapped__("test")),
+    ],
+)
+def test_a_missing_package_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, module: str, package: str, extra: str, call: Callable[[], Any]
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=rf"{package} is not installed.*pip install 'tokenturing\[{extra}\]'"):
+        call()
+
+
+def test_a_bank_without_its_packages_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(MissingExtraError, match="pyopen-wakeword is not installed"):
+        speech.cached_bank("test")
 
 
 def test_synthesis_does_not_depend_on_what_was_spoken_before() -> None:
@@ -162,7 +211,7 @@ def test_synthesis_does_not_depend_on_what_was_spoken_before() -> None:
 def test_synthesised_sound_is_a_trimmed_word() -> None:
     word = _spoken(7)
     assert word.dtype == np.float32
-    assert 0.2 < len(word) / synthesis.SAMPLE_RATE < 1.0
+    assert 0.2 < len(word) / SAMPLE_RATE < 1.0
     assert np.abs(word[:500]).max() > 0.005
     assert np.abs(word[-500:]).max() > 0.005
 
@@ -172,7 +221,8 @@ def test_voices_of_splits_share_no_variant() -> None:
     assert sum(map(len, variants)) == len(set.union(*variants))
     assert len(variants[0]) >= 30
     assert min(map(len, variants[1:])) >= 8
-    assert len(set(synthesis.VOICES)) == len(synthesis.VOICES)
+    names = [name for split in synthesis.VARIANTS for name in synthesis.voices(split)]
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize(
@@ -180,14 +230,42 @@ def test_voices_of_splits_share_no_variant() -> None:
     [
         (("one", "en-us+nobody"), "unknown voice"),
         (("one", "fr"), "unknown voice"),
-        (("  ",), "no text"),
+        (("  ",), "nothing to speak"),
         (("one", "en-us+m1", 1000), "words a minute"),
-        (("one", "en-us+m1", 150, -1), "pitch"),
+        (("one", "en-us+m1", 150, -1), "pitch=-1"),
+        (("...",), "at least one word"),
     ],
 )
 def test_wrong_synthesis_is_refused(arguments: tuple, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(OptionError, match=message):
         synthesis.synthesize(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: synthesis.digit_word(10), "digit=10"),
+        (lambda: synthesis.voices("tset"), "did you mean 'test'"),
+        (lambda: words.synthesised("tset", seed=0), "did you mean 'test'"),
+        (lambda: digit_images("tset"), "did you mean 'test'"),
+        (lambda: background_noise("pinc", 1.0, np.random.default_rng(0)), "did you mean 'pink'"),
+        (lambda: speech.cached_bank("test", speakers=["ann"]), "without a folder"),
+        (lambda: speech.cached_bank("tset"), "did you mean 'test'"),
+        (lambda: speech.build_bank([], seed=0), "no utterances"),
+        (lambda: speech.build_bank([WORD], seed=0, workers=3), "workers=3"),
+        (lambda: speech.build_bank([WORD], seed=0, conditions_per_utterance=0), "conditions_per_utterance=0"),
+        (lambda: speech.join_banks([]), "no banks"),
+    ],
+)
+def test_wrong_arguments_are_refused(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 500)])
+def test_utterances_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeError, match="utterance 1 has samples of shape"):
+        speech.build_bank([WORD, replace(WORD, samples=np.zeros(shape, np.float32))], seed=0)
 
 
 def test_synthesised_utterances_are_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,9 +274,6 @@ def test_synthesised_utterances_are_seeded(monkeypatch: pytest.MonkeyPatch) -> N
     assert [utterance.digit for utterance in one] == list(range(10))
     assert all(np.array_equal(a.samples, b.samples) for a, b in zip(one, same, strict=True))
     assert not all(np.array_equal(a.samples, b.samples) for a, b in zip(one, other, strict=True))
-
-
-# --- recordings
 
 
 def test_recorded_reads_any_rate_and_tells_what_it_skipped(tmp_path: Path) -> None:
@@ -216,18 +291,49 @@ def test_recorded_reads_any_rate_and_tells_what_it_skipped(tmp_path: Path) -> No
     assert abs(len(found[0].samples) - 8000) < 1000  # 0.5 s of tone, now at 16 kHz
     skipped = words.read_recordings(tmp_path).skipped
     assert [line.split(":")[0] for line in skipped] == ["5_bob_0.wav", "6_bob_0.wav", "five_bob_0.wav"]
-    with pytest.raises(ValueError, match="no speaker carl"), pytest.warns(UserWarning, match="skipped"):
-        speech.cached_bank("test", tmp_path, ["carl"])
+    with pytest.raises(OptionError, match="no speaker carl: expected one of 'ann', 'bob'"), pytest.warns(match="skipped"):
+        speech.cached_bank("test", tmp_path, ["ann", "carl"])
+
+
+def test_files_that_are_no_word_are_skipped_with_the_reason(tmp_path: Path) -> None:
+    tone = (0.3 * np.sin(np.arange(8000) / 3)).astype(np.float32)
+    bad = tone.copy()
+    bad[100] = np.nan
+    soundfile.write(tmp_path / "0_ann_0.wav", np.tile(tone, 7), SAMPLE_RATE)
+    soundfile.write(tmp_path / "1_ann_0.wav", bad, SAMPLE_RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "2_ann_0.wav", tone, 50)
+    (tmp_path / "3_ann_0.wav").write_bytes(b"")
+    (tmp_path / "4_ann_0.wav").mkdir()  # no file at all
+    soundfile.write(tmp_path / "9_ann_0.wav", tone, SAMPLE_RATE)
+    found = words.read_recordings(tmp_path)
+    assert [utterance.digit for utterance in found.utterances] == [9]
+    for reason, part in zip(found.skipped, ("a word lasts", "NaN", "50 samples a second", "Error"), strict=True):
+        assert part in reason
+
+
+def test_errors_that_are_bugs_stay_what_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, utterances: list[Utterance]
+) -> None:
+    """A ValueError from inside is neither a skipped file, nor an error of ours, nor a damaged bank."""
+
+    def broken(*_: Any) -> None:
+        np.zeros(2) + np.zeros(3)
+
+    soundfile.write(tmp_path / "9_ann_0.wav", np.sin(np.arange(8000) / 3), SAMPLE_RATE)
+    monkeypatch.setattr(words, "trim_silence", broken)
+    monkeypatch.setattr(clips, "embed_clip", broken)
+    for call in (lambda: words.recorded(tmp_path), lambda: speech.build_bank(utterances, seed=0)):
+        with pytest.raises(ValueError, match="could not be broadcast") as caught:
+            call()
+        assert type(caught.value) is ValueError
 
 
 def test_folder_without_recordings_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"7_george_0\.wav"):
-        words.recorded(tmp_path)
-    with pytest.raises(ValueError, match="not a folder"):
-        words.recorded(tmp_path / "nowhere")
-
-
-# --- backgrounds and banks
+    for call in (words.recorded, lambda folder: speech.cached_bank("test", folder)):
+        with pytest.raises(OptionError, match=r"no spoken digits in .*7_george_0\.wav"):
+            call(tmp_path)
+        with pytest.raises(OptionError, match="not a folder"):
+            call(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("kind", BACKGROUNDS)
@@ -243,7 +349,7 @@ def test_background_has_its_level_and_seed(kind: str) -> None:
 @pytest.mark.parametrize("place", [0, 1279])
 def test_stitched_stream_equals_the_embedded_mixture(embedding: SpeechEmbedding, place: int) -> None:
     word, step = _spoken(6), 20
-    noise = background_noise("fan", 50 * 0.08, np.random.default_rng(3), level=-45)
+    noise = background_noise("fan", 50 * STEP_SECONDS, np.random.default_rng(3), level=-45)
     steps = clip_length(len(word), place) + TAIL_STEPS
     around = noise[(step - LEAD_STEPS) * STEP_SAMPLES : (step + steps) * STEP_SAMPLES]
     ambient = embedding.embed(noise)
@@ -271,9 +377,9 @@ def test_bank_holds_each_word_in_each_condition(bank: SpeechBank) -> None:
 
 
 def test_bank_depends_on_its_seed_only(utterances: list[Utterance], bank: SpeechBank) -> None:
-    again = speech.build_bank(utterances, seed=5, workers=2, ambient_seconds=2.0, progress=False)
+    again = speech.build_bank(utterances, seed=5, workers=2, ambient_seconds=2.0)
     assert _same_bank(bank, again)
-    other = speech.build_bank(utterances, seed=6, ambient_seconds=2.0, progress=False)
+    other = speech.build_bank(utterances, seed=6, ambient_seconds=2.0)
     assert not _same_bank(bank, other)
 
 
@@ -283,9 +389,68 @@ def test_bank_survives_save_and_load(bank: SpeechBank, tmp_path: Path) -> None:
     assert _same_bank(bank, SpeechBank.load(path))
     assert not _same_bank(replace(bank, digit=bank.digit + 1), SpeechBank.load(path))
     assert [file.name for file in path.parent.iterdir()] == ["bank.npz"]
-    path.write_bytes(b"broken")
-    with pytest.raises(ValueError, match="build it again"):
+
+
+def _cut(bank: SpeechBank, path: Path) -> None:
+    bank.save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _flipped(bank: SpeechBank, path: Path) -> None:
+    bank.save(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def _foreign(_: SpeechBank, path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, images=np.zeros(3))
+
+
+DAMAGE: dict[str, Callable[[SpeechBank, Path], Any]] = {
+    "empty": lambda bank, path: path.write_bytes(b""),
+    "text": lambda bank, path: path.write_bytes(b"broken"),
+    "cut short": _cut,
+    "a flipped byte": _flipped,
+    "of another program": _foreign,
+    "clips of another width": lambda bank, path: replace(bank, clips=bank.clips[..., :50]).save(path),
+    "a digit too many": lambda bank, path: replace(bank, digit=np.append(bank.digit, 3)).save(path),
+    "a background too few": lambda bank, path: replace(bank, ambient=bank.ambient[1:]).save(path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_bank_says_which_file_to_delete(
+    bank: SpeechBank, tmp_path: Path, damage: Callable[[SpeechBank, Path], Any]
+) -> None:
+    path = tmp_path / "bank.npz"
+    damage(bank, path)
+    with pytest.raises(CheckpointError, match=r"bank\.npz is not a speech bank \(.+\): delete it and build it again"):
         SpeechBank.load(path)
+    with pytest.raises(CheckpointError, match=r"other\.npz is missing"):
+        SpeechBank.load(tmp_path / "other.npz")
+
+
+def test_banks_of_different_backgrounds_are_not_joined(bank: SpeechBank) -> None:
+    assert len(speech.join_banks([bank, bank]).digit) == 2 * len(bank.digit)
+    with pytest.raises(OptionError, match="different backgrounds"):
+        speech.join_banks([bank, replace(bank, backgrounds=bank.backgrounds[::-1])])
+
+
+def test_work_is_reported(utterances: list[Utterance], bank: SpeechBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[tuple[str, int, int]] = []
+    again = speech.build_bank(utterances, seed=5, ambient_seconds=2.0, report=lambda *report: reports.append(report))
+    assert _same_bank(bank, again)
+    kinds = len(BACKGROUNDS)
+    assert reports == [
+        *(("embedding words", done, 3) for done in range(1, 4)),
+        *(("embedding backgrounds", done, kinds) for done in range(1, kinds + 1)),
+    ]
+    monkeypatch.setattr(words, "voices", lambda split: ("en-us+m4",))
+    reports.clear()
+    words.synthesised("test", seed=1, count_per_voice=1, report=lambda *report: reports.append(report))
+    assert reports == [("speaking (test)", done, 10) for done in range(1, 11)]
 
 
 def test_cached_bank_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,3 +471,10 @@ def test_cached_bank_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     soundfile.write(recordings / "3_ann_0.wav", _spoken(3), 16000)
     assert len(speech.cached_bank("test", recordings).digit) == 4
     assert len(calls) == 2
+    for path in (tmp_path / "cache").iterdir():
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match=r"building a damaged bank again: .*speech-test-\w+\.npz"):
+        assert len(speech.cached_bank("test", recordings).digit) == 4
+    assert len(calls) == 3
+    assert len(speech.cached_bank("test", recordings).digit) == 4
+    assert len(calls) == 3

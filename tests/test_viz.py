@@ -1,4 +1,4 @@
-"""Figures are SVG that stands inside a page: whole, without addresses, in the page's own ink."""
+"""Figures are SVG elements for a page: well-formed, without addresses, in the page's own text colour."""
 
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -53,7 +53,7 @@ def test_ink_is_the_pages_own(drawn: dict[str, str]) -> None:
         assert "currentColor" in text
 
 
-def test_no_two_figures_share_the_parts_they_point_to(drawn: dict[str, str]) -> None:
+def test_no_two_figures_share_the_ids_they_refer_to(drawn: dict[str, str]) -> None:
     taken: set[str] = set()
     for text in drawn.values():
         parts = {part.split('"')[0] for part in text.split('id="')[1:]}
@@ -73,7 +73,7 @@ def test_nothing_held_and_nothing_asked_can_be_drawn() -> None:
 
 
 class Balance(HTMLParser):
-    """Fails at a tag that is not closed."""
+    """Fails at a tag that is not closed in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Balance(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_a_page_is_whole_html(drawn: dict[str, str]) -> None:
+def test_a_page_is_well_formed_html(drawn: dict[str, str]) -> None:
     cells = table(("a", "b"), [("1", "<2>")], [("", "best")])
     text = page("Title & more", "Three sentences.", [Section("S", "text", drawn["growth"] + cells, "note")])
     reader = Balance()

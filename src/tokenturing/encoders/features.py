@@ -1,4 +1,4 @@
-"""Feature vectors (a speech embedding, sensor channels, scores of another model) -> one token a step."""
+"""Feature vectors (a speech embedding, sensor channels, scores of another model) -> one token per step."""
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,8 @@ class FeatureEncoder(nn.Module):
     Args:
         features: F.
         width: D.
-        hidden: of the MLP.
-        dropout: in the MLP.
+        hidden: width of the MLP.
+        dropout: of the MLP.
     """
 
     mean: Tensor

@@ -1,4 +1,4 @@
-"""Frames -> tokens: a small convolutional network and a token summariser over its grid of patches."""
+"""Frames -> tokens: a small convolutional network and a summariser over its grid of patch tokens."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,13 +9,13 @@ from tokenturing.memory.summarize import MLPSummarizer
 class FrameEncoder(nn.Module):
     """Grey frames [..., H, W] -> tokens [..., k, D].
 
-    Three strided convolutions make a grid of patch tokens, each an eighth of the frame's side apart at 32 x 32; a learned
-    summariser (paper section 3.1) picks k of them.
+    Three convolutions of stride 2 give a grid of patch tokens, 4 x 4 for a frame of 32 x 32; a learned summariser (paper
+    section 3.1) makes k tokens of them.
 
     Args:
         width: D.
         tokens: k.
-        channels: of the first two convolutions.
+        channels: output channels of the first two convolutions.
     """
 
     def __init__(self, width: int, tokens: int = 2, channels: tuple[int, int] = (24, 48)):

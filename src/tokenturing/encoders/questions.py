@@ -1,10 +1,10 @@
-"""A question out of a fixed list -> one token; no question -> an absent token."""
+"""A question from a fixed list -> one token; no question -> a masked token."""
 
 from torch import Tensor, nn
 
 
 class QuestionEncoder(nn.Module):
-    """Questions int64 [...] (-1: none) -> tokens [..., 1, D] and a mask bool [..., 1]."""
+    """Questions int64 [...] (-1: none) -> tokens [..., 1, D] and a mask bool [..., 1] (false: absent)."""
 
     def __init__(self, questions: int, width: int):
         super().__init__()

@@ -1,11 +1,10 @@
-"""Sound to embeddings: a pretrained speech embedding, 96 numbers for each 80 ms, streamed.
+"""A pretrained speech embedding, streamed: one vector of 96 numbers for every step (80 ms) of sound.
 
-The networks are Google's speech embedding as openWakeWord ships it (two TensorFlow Lite models inside the
-package `pyopen-wakeword`): samples -> 32 log-mel bands each 10 ms -> one embedding of the last 76 mel frames
-(775 ms) each 80 ms. `SpeechEmbedding` holds only weights; what a stream has heard is a `SoundState` that goes
-in and comes out.
+The networks are Google's speech embedding as shipped with openWakeWord (two TensorFlow Lite models inside the package
+`pyopen-wakeword`): samples -> 32 log-mel bands every 10 ms -> one embedding of the last 76 mel frames (775 ms) every 80 ms.
+`SpeechEmbedding` holds only weights; what a stream has heard is a `SoundState`, passed in and handed back.
 
-The package's own streaming class gives the same vectors 90 ms later: its buffers hold that much back.
+The package's own streaming class gives the same vectors 90 ms later, which is how much sound its buffers hold back.
 """
 
 import ctypes
@@ -16,21 +15,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tokenturing.media.clock import STEP_SAMPLES
+from tokenturing.errors import MissingExtraError, OptionError, ShapeError
+from tokenturing.media.clock import SAMPLE_RATE, STEP_SAMPLES, STEP_SECONDS
 
 EMBEDDING_WIDTH = 96
 MEL_BANDS = 32
-WINDOW_FRAMES = 76  # mel frames that one embedding sees
+WINDOW_FRAMES = 76
+"""mel frames that one embedding sees"""
 FRAMES_PER_STEP = 8
-OVERLAP_SAMPLES = 480  # the mel model needs them before a step's own samples, to give exactly 8 frames
-BLOCK_STEPS = 64  # steps per call of a network when a whole waveform is embedded
+SHARED_FRAMES = WINDOW_FRAMES - FRAMES_PER_STEP
+"""mel frames that two consecutive windows share"""
+OVERLAP_SAMPLES = 480
+"""samples before a step's own that the mel model needs to give exactly 8 frames"""
+BLOCK_STEPS = 64
+"""steps per call of a network when a whole waveform is embedded"""
 
 
 class SoundState(NamedTuple):
     """What a stream has heard, as far as the next embedding needs it."""
 
-    overlap: np.ndarray  # int16 [480]: the last 30 ms of sound
-    frames: np.ndarray  # float32 [68, 32]: the mel frames that the next window shares with the last one
+    overlap: np.ndarray
+    """int16 [480], the last 30 ms of sound"""
+    frames: np.ndarray
+    """float32 [68, 32], the mel frames that the next window shares with the last one"""
 
 
 class SpeechEmbedding:
@@ -43,7 +50,7 @@ class SpeechEmbedding:
 
     def __init__(self) -> None:
         package = _wakeword_package()
-        self._lock = threading.Lock()  # an interpreter's input and output buffers are one stream's at a time
+        self._lock = threading.Lock()  # an interpreter has one pair of input and output buffers
         models = Path(str(package.__file__)).parent / "models"
         library = _library(package)
         self._mel = _Network(library, models / "melspectrogram.tflite")
@@ -51,7 +58,7 @@ class SpeechEmbedding:
         self._many_windows = _Network(library, models / "embedding_model.tflite")
         silence = np.zeros(OVERLAP_SAMPLES, np.int16)
         frame = self._mel_frames(np.zeros(OVERLAP_SAMPLES + STEP_SAMPLES, np.int16))[:1]
-        self._silence = SoundState(silence, np.repeat(frame, WINDOW_FRAMES - FRAMES_PER_STEP, axis=0))
+        self._silence = SoundState(silence, np.repeat(frame, SHARED_FRAMES, axis=0))
 
     def initial_state(self) -> SoundState:
         """The state after a long digital silence."""
@@ -60,21 +67,21 @@ class SpeechEmbedding:
     def step(self, samples: np.ndarray, state: SoundState) -> tuple[np.ndarray, SoundState]:
         """80 ms of sound (float [1280] in -1..1, 16 kHz) -> (embedding float32 [96], next state)."""
         if np.shape(samples) != (STEP_SAMPLES,):
-            raise ValueError(
-                f"a step takes {STEP_SAMPLES} samples (80 ms of 16 kHz mono), got an array of shape "
-                f"{np.shape(samples)}; use `advance` or `embed` for longer waveforms"
+            raise ShapeError(
+                f"samples have the shape {list(np.shape(samples))}: expected the {STEP_SAMPLES} samples of one step "
+                f"({1000 * STEP_SECONDS:g} ms at {SAMPLE_RATE} Hz, mono); use `advance` or `embed` for longer waveforms"
             )
         vectors, state = self.advance(samples, state)
         return vectors[0], state
 
     def advance(self, waveform: np.ndarray, state: SoundState) -> tuple[np.ndarray, SoundState]:
-        """As many steps as fill the waveform, in few calls: float [S] -> (float32 [S // 1280, 96], state).
+        """All whole steps of a waveform, in few calls: float [S] -> (float32 [S // 1280, 96], next state).
 
-        Equal to the loop over `step` up to float32 rounding: the network is convolutional in time, so that
-        windows which overlap share their work (about 5 times faster a step). Samples beyond the last whole
-        step are dropped.
+        Equal to a loop over `step` up to float32 rounding, and about 5 times faster per step: the network is convolutional in
+        time, so overlapping windows share their work. Samples after the last whole step are dropped.
         """
         sound = _to_int16(waveform)
+        _check_state(state)
         blocks = []
         for start in range(0, len(sound) - STEP_SAMPLES + 1, BLOCK_STEPS * STEP_SAMPLES):
             block = sound[start : start + BLOCK_STEPS * STEP_SAMPLES]
@@ -95,18 +102,17 @@ class SpeechEmbedding:
         return state
 
     def _advance_frames(self, sound: np.ndarray, state: SoundState) -> tuple[np.ndarray, SoundState]:
-        """int16 [S] -> (mel frames [68 + 8 S // 1280, 32] that the steps' windows lie in, next state)."""
+        """int16 [S] -> (mel frames [68 + 8 S // 1280, 32] of all the steps' windows, next state)."""
         sound = sound[: len(sound) // STEP_SAMPLES * STEP_SAMPLES]
         sound = np.concatenate([state.overlap, sound])
         frames = np.concatenate([state.frames, self._mel_frames(sound)])
-        shared = WINDOW_FRAMES - FRAMES_PER_STEP
-        return frames, SoundState(sound[-OVERLAP_SAMPLES:].copy(), frames[-shared:].copy())
+        return frames, SoundState(sound[-OVERLAP_SAMPLES:].copy(), frames[-SHARED_FRAMES:].copy())
 
     def _mel_frames(self, sound: np.ndarray) -> np.ndarray:
         """int16 [480 + 1280 n] -> float32 [8 n, 32]; the embedding was trained on mel / 10 + 2.
 
-        Step by step, although one call could take them all: the model lifts whatever is 80 dB below the
-        loudest part of *its input*, so that a longer input would give other frames.
+        Step by step, although one call could take them all: the model clips to 80 dB below the loudest part of *its input*,
+        so a longer input would give different frames.
         """
         values = sound.astype(np.float32)
         width = OVERLAP_SAMPLES + STEP_SAMPLES
@@ -123,7 +129,7 @@ class SpeechEmbedding:
 
 
 class _Network:
-    """One TensorFlow Lite model in one interpreter on one thread; its input takes the shape of what comes."""
+    """One TensorFlow Lite model in one interpreter on one thread, resized to the shape of each input."""
 
     def __init__(self, library: ctypes.CDLL, path: Path) -> None:
         self._library = library
@@ -153,6 +159,7 @@ class _Network:
 
     def _resize(self, shape: tuple[int, ...]) -> None:
         sizes = (ctypes.c_int32 * len(shape))(*shape)
+        self._shape = ()  # a refused shape leaves the interpreter unusable until it is resized again
         _check(self._library.TfLiteInterpreterResizeInputTensor(self._interpreter, 0, sizes, len(shape)))
         _check(self._library.TfLiteInterpreterAllocateTensors(self._interpreter))
         self._shape = shape
@@ -168,15 +175,12 @@ def _wakeword_package() -> ModuleType:
     try:
         import pyopen_wakeword.openwakeword
     except ImportError as error:
-        raise ImportError(
-            "the speech embedding comes from the package pyopen-wakeword, which is not installed: "
-            "run pip install 'tokenturing[speech]'"
-        ) from error
+        raise MissingExtraError("pyopen-wakeword", "speech") from error
     return pyopen_wakeword.openwakeword
 
 
 def _library(package: Any) -> ctypes.CDLL:
-    """The package's TensorFlow Lite with the package's own declarations, and the few that it lacks."""
+    """The package's TensorFlow Lite with the package's own declarations of functions, and the few it lacks."""
     library = package.TfLiteWakeWord(package._find_tensorflowlite_c()).lib
     library.TfLiteInterpreterOptionsCreate.argtypes = []
     library.TfLiteInterpreterOptionsCreate.restype = ctypes.c_void_p
@@ -192,14 +196,26 @@ def _check(status: int) -> None:
         raise RuntimeError(f"TensorFlow Lite failed with status {status}")
 
 
+def _check_state(state: SoundState) -> None:
+    """Networks take most other shapes without complaint and give wrong vectors."""
+    shapes = np.shape(state.overlap), np.shape(state.frames)
+    if shapes != ((OVERLAP_SAMPLES,), (SHARED_FRAMES, MEL_BANDS)):
+        raise ShapeError(
+            f"the state has the shapes {', '.join(str(list(shape)) for shape in shapes)}: expected [{OVERLAP_SAMPLES}] and "
+            f"[{SHARED_FRAMES}, {MEL_BANDS}], as `initial_state` and each step return them for one stream"
+        )
+
+
 def _to_int16(waveform: np.ndarray) -> np.ndarray:
-    """float [S] in -1..1 -> int16 [S]: the networks know 16-bit sound; digital silence is exactly 0 there."""
+    """float [S] in -1..1 -> int16 [S], which the networks were trained on; digital silence is exactly 0."""
     waveform = np.asarray(waveform)
     if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
-        raise ValueError(
-            f"sound is a float array [samples] in -1..1, 16 kHz mono; got {waveform.dtype} {waveform.shape} "
-            "(16-bit samples: divide by 32768; stereo: take the mean over channels)"
+        raise ShapeError(
+            f"the sound is {waveform.dtype} {list(waveform.shape)}: expected a float array [samples] in -1..1, "
+            f"{SAMPLE_RATE} Hz mono (16-bit samples: divide by 32768; stereo: take the mean over channels)"
         )
     if not np.isfinite(waveform).all():
-        raise ValueError("the sound holds NaN or infinite samples; replace them (by 0, say) before embedding")
+        raise OptionError(
+            "the sound has NaN or infinite samples: expected finite ones; replace them (by 0, say) before embedding"
+        )
     return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)

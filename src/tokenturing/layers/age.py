@@ -1,4 +1,4 @@
-"""Ages in steps as features: places on a logarithmic scale, with linear interpolation between two."""
+"""Ages in steps as features: bins on a logarithmic scale, with linear interpolation between neighbours."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 AGE_BINS = 48
 HORIZON = 1024.0
-"""steps at which ages saturate, unless said: 82 s at 12.5 steps a second"""
+"""default number of steps at which ages saturate: 82 s of media"""
 
 
 def hat(x: Tensor, grid: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Multi-head attention over tokens with a mask of the tokens that are absent."""
+"""Multi-head attention over tokens, some of which may be masked out."""
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +14,16 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 ABSENT = -1e30
-"""a score that leaves no weight, and a finite gradient where all tokens have it"""
+"""score of a masked token: its weight is 0, and gradients stay finite where all tokens are masked"""
 FEW = 4096
 """query tokens times tokens, up to which attention may be written out on a CPU"""
 
 
 def scaled_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention of heads [B, H, Q, D / H], with a mask bool [B, 1, 1, P] of what is there.
+    """Scaled dot-product attention of heads [B, H, Q, D / H], with a mask bool [B, 1, 1, P] (false: absent).
 
-    PyTorch's fused kernel, except for few tokens on a CPU in bfloat16, where its gradient takes twenty times as long as that of
-    the equations written down, or under a compiler, which can fuse nothing with it.
+    PyTorch's fused kernel, except for few tokens on a CPU: in bfloat16, where its backward takes twenty times as long as that of
+    the equations written out, and under a compiler, which cannot fuse anything with it.
     """
     if not _written_out(query, key):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
@@ -31,11 +31,11 @@ def scaled_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
     if mask is None:
         return scores.softmax(-1) @ value
     weights = scores.masked_fill(~mask, ABSENT).softmax(-1)
-    return (weights * mask) @ value  # zeros, too, where nothing is there at all
+    return (weights * mask) @ value  # zeros where all tokens are absent
 
 
 def _written_out(query: Tensor, key: Tensor) -> bool:
-    # An exported graph is for any number of tokens, so the number decides nothing there.
+    # An exported graph holds for any number of tokens, so it must not depend on the number.
     if torch.compiler.is_exporting() or query.device.type != "cpu":
         return False
     if not torch.compiler.is_compiling() and query.dtype != torch.bfloat16:

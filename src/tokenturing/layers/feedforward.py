@@ -1,4 +1,4 @@
-"""The position-wise feed-forward block and its parameter-token twin (Pattention)."""
+"""The position-wise feed-forward block, and a linear layer made of parameter tokens (Pattention)."""
 
 import math
 
@@ -10,7 +10,7 @@ from tokenturing.layers.linear import Linear
 
 
 class FeedForward(nn.Sequential):
-    """Dense, GELU, Dense on the last axis: [..., D] -> [..., out]."""
+    """Linear, GELU, linear on the last axis: [..., D] -> [..., out]."""
 
     def __init__(self, width: int, hidden: int, out: int | None = None, dropout: float = 0.0):
         layers: list[nn.Module] = [Linear(width, hidden), nn.GELU()]
@@ -21,10 +21,9 @@ class FeedForward(nn.Sequential):
 
 
 class Pattention(nn.Module):
-    """Attention to learned parameter tokens in place of a linear layer (TokenFormer, arXiv 2410.23168, eq. 4-5).
+    """Attention to n learned parameter tokens in place of a linear layer (TokenFormer, arXiv 2410.23168, eq. 4-5).
 
-    Pattention(X) = Theta(X K_P^T) V_P with Theta(S) = GELU(S / ||S||_2 * sqrt(n)); n parameter tokens, which may
-    be appended later without disturbing the others (`grow`).
+    Pattention(X) = Theta(X K_P^T) V_P with Theta(S) = GELU(S / ||S||_2 * sqrt(n)).
     """
 
     def __init__(self, width: int, out: int, parameter_tokens: int):
@@ -37,14 +36,3 @@ class Pattention(nn.Module):
         scores = x @ self.key.t()
         scores = F.normalize(scores, dim=-1, eps=1e-6) * math.sqrt(self.key.shape[0])
         return F.gelu(scores) @ self.value
-
-    def grow(self, parameter_tokens: int) -> None:
-        """Append zero-valued parameter tokens in place (their keys are zero, so their scores are too).
-
-        The norm of the scores is unchanged; the factor sqrt(n) is not, so the first keys' scores are rescaled as the
-        paper does when a model is grown and trained on.
-        """
-        for name in ("key", "value"):
-            old = getattr(self, name)
-            new = torch.cat([old.detach(), old.new_zeros(parameter_tokens, old.shape[1])])
-            setattr(self, name, nn.Parameter(new))

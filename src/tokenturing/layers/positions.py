@@ -1,15 +1,15 @@
-"""Learned positions: memory slots, kinds of token, input places."""
+"""Learned positions of memory slots, kinds of token and input places."""
 
 import torch
 from torch import Tensor, nn
 
 SCALE = 0.3
-"""Standard deviation at the start. At 0.02, the field's usual value, slots are too alike to be told apart early in
-training, and what to keep is learned late or never."""
+"""Standard deviation at initialisation. At the usual 0.02 slots are too similar to be told apart early in training, and order
+is learned late or never."""
 
 
 def learned(*shape: int) -> nn.Parameter:
-    """A learned table drawn at the scale that makes slots addressable from the start."""
+    """A learned table, initialised at a scale that makes slots addressable from the start."""
     return nn.Parameter(torch.randn(*shape) * SCALE)
 
 
@@ -18,9 +18,9 @@ class TokenPositions(nn.Module):
 
     Args:
         width: D.
-        memory_tokens: M; each slot has a position of its own.
-        input_tokens: N where it is fixed, so that each input place has a position; else None.
-        kinds: how many kinds of token there are: memory, input (2) and output (3).
+        memory_tokens: M; each slot has its own position.
+        input_tokens: N if it is fixed, for one position per input place; else None.
+        kinds: 2 for memory and input, 3 for output too.
     """
 
     def __init__(self, width: int, memory_tokens: int, input_tokens: int | None, kinds: int):
@@ -44,7 +44,7 @@ class TokenPositions(nn.Module):
 
 
 class NoPositions(nn.Module):
-    """Leaves every token as it is."""
+    """Leaves all tokens unchanged."""
 
     def memory(self, tokens: Tensor) -> Tensor:
         return tokens

@@ -1,4 +1,4 @@
-"""The one clock of pictures and sound: what a step is."""
+"""The one clock of pictures and sound: how long a step is."""
 
 from fractions import Fraction
 
@@ -7,5 +7,6 @@ SAMPLE_RATE = 16_000
 STEP_SAMPLES = 1280
 """samples a step"""
 STEP_SECONDS = STEP_SAMPLES / SAMPLE_RATE
-"""0.08 s: 12.5 steps a second"""
+"""0.08"""
 STEPS_PER_SECOND = Fraction(SAMPLE_RATE, STEP_SAMPLES)
+"""12.5"""

@@ -1,4 +1,4 @@
-"""Files and cameras as FFmpeg opens them, and what their headers promise."""
+"""Files and cameras as FFmpeg opens them, and what their headers state."""
 
 import sys
 from pathlib import Path
@@ -6,28 +6,33 @@ from typing import Any, NamedTuple
 
 from tokenturing.errors import MissingExtraError, TokenTuringError
 
-ATTACHED_PICTURE = 0x400  # FFmpeg's flag for it
-STREAMED_RIFF = 0x7FFF0000  # sizes from here on are what a writer puts that cannot go back to its header
+ATTACHED_PICTURE = 0x400
+"""FFmpeg's flag for the cover of a song"""
+STREAMED_RIFF = 0x7FFF0000
+"""bytes; larger sizes are placeholders of writers that cannot go back to the header"""
 
 
 class MediaError(TokenTuringError):
-    """A media file or a camera cannot be opened, or broke off."""
+    """A media file or a camera cannot be opened, breaks off or cannot be written."""
 
 
 class Source(NamedTuple):
     """Where media come from."""
 
-    name: str  # for messages
-    address: str  # for FFmpeg
-    format: str | None = None  # FFmpeg's input device, None for a file
+    name: str
+    """for messages"""
+    address: str
+    """for FFmpeg"""
+    format: str | None = None
+    """FFmpeg's input device, None for a file"""
     kinds: tuple[str, ...] = ("video", "audio")
 
     def open(self) -> Any:
         """An open PyAV container, or a MediaError that says what is wrong."""
-        # Titles need not be UTF-8; what poses as a video must not reach the network.
+        # Titles need not be UTF-8, hence "replace"; a playlist posing as a video must not reach the network.
         options: dict[str, str] = {} if self.format else {"protocol_whitelist": "file"}
         if self.format == "avfoundation":
-            options["framerate"] = "30"  # its default, 29.97, is one that Apple's own cameras refuse
+            options["framerate"] = "30"  # Apple's own cameras refuse its default of 29.97
         try:
             return av_package().open(self.address, format=self.format, container_options=options, metadata_errors="replace")
         except (av_package().FFmpegError, OSError, ValueError) as error:
@@ -41,7 +46,7 @@ class Source(NamedTuple):
         return f"cannot open {self.name}: {reason} ({hint})"
 
     def head(self) -> bytes:
-        """The first 8 bytes of a file, none if it cannot be read."""
+        """The first 8 bytes of a file, b"" if it cannot be read."""
         try:
             with open(self.name, "rb") as file:
                 return file.read(8)
@@ -50,7 +55,7 @@ class Source(NamedTuple):
 
 
 def av_package() -> Any:
-    """PyAV, imported when it is first needed: a heavy, optional package."""
+    """PyAV, a heavy and optional package, imported on first use."""
     try:
         import av
     except ImportError:
@@ -59,38 +64,38 @@ def av_package() -> Any:
 
 
 def reason_of(error: Exception) -> str:
-    """What FFmpeg says of an error."""
+    """FFmpeg's words for an error."""
     return str(getattr(error, "strerror", None) or error)
 
 
 def source_of(source: str | Path) -> Source:
-    """A checked file or camera."""
+    """The file or camera, checked as far as possible without opening it."""
     if isinstance(source, str) and (source == "camera" or source.startswith("camera:")):
         number = source.removeprefix("camera").removeprefix(":") or "0"
         if not number.isdecimal():
-            raise MediaError(f"{source!r} is no camera: expected 'camera' or 'camera:N', such as 'camera:1'")
+            raise MediaError(f"{source!r} is not a camera: expected 'camera' or 'camera:N', such as 'camera:1'")
         return Source(f"camera {number}", *_camera(int(number)), ("video",))
     path = Path(source)
     if path.is_dir():
         raise MediaError(f"{path} is a folder: expected a media file, such as one of those in it")
     if not path.exists():
-        raise MediaError(f"there is no file {path}")
+        raise MediaError(f"there is no file {path}: expected a media file")
     if not path.is_file():
         raise MediaError(f"{path} is a pipe or device: expected a media file, or 'camera' for a camera")
     if path.stat().st_size == 0:
-        raise MediaError(f"{path} is empty (0 bytes)")
+        raise MediaError(f"{path} is empty (0 bytes): expected a media file")
     return Source(str(path), f"file:{path}")  # "file:", because FFmpeg takes "a:b.mp4" for a protocol
 
 
 def _camera(number: int) -> tuple[str, str]:
-    """The n-th camera as FFmpeg knows it: (address, input format)."""
+    """FFmpeg's (address, input format) of the n-th camera."""
     if sys.platform == "darwin":
         return str(number), "avfoundation"
     if sys.platform == "win32":
         devices = av_package().enumerate_input_devices("dshow")
         names = [device.name for device in devices if "video" in device.media_types]
         if number >= len(names):
-            raise MediaError(f"there is no camera {number}: Windows knows {len(names)}")
+            raise MediaError(f"there is no camera {number}: Windows lists {len(names)}, counted from 0")
         return f"video={names[number]}", "dshow"
     address = f"/dev/video{number}"
     if not Path(address).exists():
@@ -100,20 +105,20 @@ def _camera(number: int) -> tuple[str, str]:
 
 
 def stream_of(container: Any, kind: str) -> Any:
-    """The first track of that kind that can be decoded; the cover of a song is no video."""
+    """The first track of a kind that can be decoded, not counting a song's cover; None if there is none."""
     for stream in getattr(container.streams, kind):
-        cover = getattr(stream, "disposition", 0) & ATTACHED_PICTURE  # PyAV 12 does not tell
+        cover = getattr(stream, "disposition", 0) & ATTACHED_PICTURE  # PyAV 12 lacks it
         if stream.codec_context is not None and not cover:
             return stream
     return None
 
 
 def stated_end_of(source: Source, container: Any) -> float | None:
-    """Seconds that the file's header promises; None for formats whose length FFmpeg only estimates."""
-    stating = any(name in container.format.name for name in ("matroska", "flac", "wav", "avi"))
-    if source.format or not stating or not container.duration:
+    """Duration in seconds as stated in the file's header; None for formats whose duration FFmpeg only estimates."""
+    states_length = any(name in container.format.name for name in ("matroska", "flac", "wav", "avi"))
+    if source.format or not states_length or not container.duration:
         return None
-    # Of a wav or avi file FFmpeg says how long the bytes at hand last; the header, how many there should be.
+    # For wav and avi, FFmpeg's duration is that of the bytes in the file; the header says how many there should be.
     head = source.head()
     stated_size = int.from_bytes(head[4:], "little") + 8 if head[:4] == b"RIFF" else 0
     share = stated_size / container.size if stated_size < STREAMED_RIFF else 1.0
@@ -121,7 +126,7 @@ def stated_end_of(source: Source, container: Any) -> float | None:
 
 
 def stated_track_end(container: Any, stream: Any) -> float | None:
-    """Seconds, on the file's own clock, at which the header says that this track ends."""
+    """End of this track as stated in the header, in seconds on the file's own clock; None if not stated."""
     if "mp4" in container.format.name and stream.duration:
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
     tag = next((value for key, value in stream.metadata.items() if key.startswith("DURATION")), "")

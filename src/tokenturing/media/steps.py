@@ -1,20 +1,20 @@
-"""Media files and cameras on the 80 ms clock: a small grey frame and 1280 samples of sound for each step.
+"""Media files and cameras in steps of 80 ms: a small grey frame and 1280 samples of sound each.
 
-PyAV (FFmpeg) reads packet by packet. Picture and sound have a demuxer each, so that memory holds a frame or
-two of either, however badly a file interleaves them. Time 0 is the first picture or sound, whatever the clock
-of the recording; all times are in seconds.
+PyAV (FFmpeg) reads packet by packet. Pictures and sound have a demuxer each, so memory holds a frame or two of either, however
+badly a file interleaves them. Time 0 is the first picture or sound, whatever the recording's own clock; all times are in seconds.
 """
 
 import weakref
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
 
 from tokenturing.errors import OptionError
-from tokenturing.media.clock import STEP_SECONDS
+from tokenturing.media.clock import SAMPLE_RATE, STEP_SECONDS, STEPS_PER_SECOND
 from tokenturing.media.source import (
     MediaError,
     Source,
@@ -26,29 +26,34 @@ from tokenturing.media.source import (
 )
 from tokenturing.media.tracks import Pictures, Sounds, Track, raise_if_broken
 
-NO_MEDIA = ("tty", "hls", "dash", "concat")  # FFmpeg shows any .txt as text art; playlists open other files
+NO_MEDIA = ("tty", "hls", "dash", "concat")
+"""formats of FFmpeg's that are refused: text shown as pictures, and playlists, which open other files"""
 
 
 class MediaStep(NamedTuple):
-    """80 ms of media. None: that track is absent or has ended, or no picture has come yet."""
+    """One step of media; None where a track is absent or has ended, or before the first picture."""
 
-    time: float  # seconds at which the step begins; it covers [time, time + 0.08)
-    frame: np.ndarray | None  # float32 [frame_size, frame_size], grey in 0..1: shown when the step ends
-    sound: np.ndarray | None  # float32 [0.08 * sample_rate], mono in -1..1: heard during the step
+    time: float
+    """seconds at which the step begins; it lasts STEP_SECONDS"""
+    frame: np.ndarray | None
+    """float32 [frame_size, frame_size], grey in 0..1: the picture shown at the end of the step"""
+    sound: np.ndarray | None
+    """float32 [STEP_SECONDS * sample_rate], mono in -1..1: the sound during the step"""
 
 
-def open_media(source: str | Path, *, frame_size: int = 32, sample_rate: int = 16_000) -> "Media":
+def open_media(source: str | Path, *, frame_size: int = 32, sample_rate: int = SAMPLE_RATE) -> "Media":
     """Open a file (mp4, mkv, avi, wav, flac, ...) or a camera ("camera", "camera:1") as `MediaStep`s.
 
     >>> with open_media("talk.mp4") as media:
     ...     for time, frame, sound in media: ...
     """
     if frame_size < 1:
-        raise OptionError(f"frame_size={frame_size} is no size: expected 1 pixel or more")
-    if sample_rate < 25 or sample_rate * 2 % 25:
+        raise OptionError(f"frame_size={frame_size}: expected 1 pixel or more")
+    samples = Fraction(sample_rate) / STEPS_PER_SECOND
+    if samples < 1 or samples.denominator != 1:
         raise OptionError(
-            f"sample_rate={sample_rate} has no whole number of samples in 80 ms: "
-            "expected a multiple of 25 Hz, such as 8000, 16000 or 48000"
+            f"sample_rate={sample_rate} has no whole number of samples in a step of {1000 * STEP_SECONDS:g} ms: "
+            f"expected a multiple of {STEPS_PER_SECOND.numerator} Hz, such as 8000, 16000 or 48000"
         )
     return Media(source_of(source), frame_size, sample_rate)
 
@@ -58,7 +63,8 @@ class Media:
 
     has_video: bool
     has_sound: bool
-    duration: float | None  # seconds, as the file states or FFmpeg estimates it; None if unknown
+    duration: float | None
+    """seconds, as the file states or FFmpeg estimates; None if unknown"""
 
     def __init__(self, source: Source, frame_size: int, sample_rate: int) -> None:
         self._source, self._frame_size, self._sample_rate = source, frame_size, sample_rate
@@ -69,7 +75,9 @@ class Media:
             self._kinds = [kind for kind in source.kinds if stream_of(container, kind) is not None]
             if not self._kinds or form in NO_MEDIA:
                 found = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-                raise MediaError(f"{source.name} is no picture or sound (FFmpeg found: {found}; format {form})")
+                raise MediaError(
+                    f"{source.name} has no picture or sound (FFmpeg found: {found}; format {form}): expected a media file"
+                )
             known = not source.format and (container.duration or 0) > 0
             self.duration = container.duration / 1e6 if known else None
             self._stated_end = stated_end_of(source, container)
@@ -82,7 +90,7 @@ class Media:
         self.close()
 
     def close(self) -> None:
-        """End every iteration that is under way and let go of the file or camera."""
+        """End all running iterations and release the file or camera."""
         self._closed = True
         for steps in list(self._running):
             steps.close()
@@ -120,9 +128,9 @@ class Media:
             self._judge_end(step, list(tracks.values()))
 
     def _judge_end(self, steps: int, tracks: list[Track]) -> None:
-        """After the last step: was there anything, and is it as long as the file states?"""
+        """After the last step: was there any, and is the file as long as it states?"""
         if steps == 0:
-            raise MediaError(f"{self._source.name} has a length of zero: there is no picture or sound in it")
+            raise MediaError(f"{self._source.name} has a length of zero: expected pictures or sound in it")
         last = max(tracks, key=lambda track: track.end)
         if self._stated_end is not None and all(track.stated_end is None for track in tracks):
             last.judge_end(self._stated_end)

@@ -1,4 +1,4 @@
-"""One track of a file through a demuxer of its own, as pictures or as sound on the 80 ms clock."""
+"""One track of a file through a demuxer of its own, as the picture or the sound of each step."""
 
 import warnings
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tokenturing.media.clock import STEP_SECONDS
+from tokenturing.media.clock import STEP_SECONDS, STEPS_PER_SECOND
 from tokenturing.media.source import (
     MediaError,
     Source,
@@ -16,12 +16,18 @@ from tokenturing.media.source import (
     stream_of,
 )
 
-RAGGED_SECONDS = 1.0  # damage that costs less is bridged with a warning; more is an error
-GAP_SECONDS = 0.04  # sound whose timestamps are off by less is continuous: containers round and jitter
-LONGEST_GAP_SECONDS = 3600.0  # a longer jump forward is a damaged timestamp, not a pause
-LONGEST_RETURN_SECONDS = 10.0  # so is a longer jump back
-ROUNDING_SECONDS = 1e-3  # timestamps are as coarse as this; what outlasts a step by less is no new step
-RAGGED_END_SECONDS = 0.2  # an end that is this much earlier than stated is worth a warning
+RAGGED_SECONDS = 1.0
+"""damage shorter than this is bridged with a warning; longer damage is an error"""
+GAP_SECONDS = 0.04
+"""sound whose timestamps are off by less counts as continuous: containers round and jitter"""
+LONGEST_GAP_SECONDS = 3600.0
+"""a longer jump forward is a damaged timestamp, not a pause"""
+LONGEST_RETURN_SECONDS = 10.0
+"""a longer jump back is a damaged timestamp"""
+ROUNDING_SECONDS = 1e-3
+"""rounding of timestamps; less than this beyond a step does not make another step"""
+RAGGED_END_SECONDS = 0.2
+"""an end earlier than stated by this much gets a warning"""
 
 
 def raise_if_broken(tracks: list["Track"], start: float) -> None:
@@ -34,7 +40,7 @@ def raise_if_broken(tracks: list["Track"], start: float) -> None:
 class Track:
     """One track through a demuxer of its own; `head` is the next decoded (time, frame), None after the last.
 
-    Times are on the file's own clock; `zero` is the time on it that users see as 0.
+    Times are on the file's own clock; `zero` is the time on it that callers see as 0.
     """
 
     def __init__(self, source: Source, kind: str, stated_end: float | None) -> None:
@@ -43,11 +49,11 @@ class Track:
         self.label = f"the {'picture' if kind == 'video' else 'sound'} of {source.name}"
         self.stated_end = stated_track_end(self._container, self.stream) or stated_end
         self.zero = 0.0
-        self.end = float((self.stream.start_time or 0) * self.stream.time_base)  # up to here all is decoded
-        self.failure: str | None = None  # why it broke off, if it did
+        self.end = float((self.stream.start_time or 0) * self.stream.time_base)  # all before it is decoded
+        self.failure: str | None = None  # why the track breaks off, if it does
         self._begun = self._warned = False
-        self._damage: str | None = None  # why a packet could not be decoded, until bridged
-        self._damage_end = -np.inf  # how far the packets reach that could not be decoded
+        self._damage: str | None = None  # why packets could not be decoded, until bridged
+        self._damage_end = -np.inf  # end of the last packet that could not be decoded
         self._frames = self._decoded()
         self.head: tuple[float, Any] | None = next(self._frames, None)
 
@@ -59,11 +65,11 @@ class Track:
 
     @property
     def seconds_read(self) -> float:
-        """Where the track has ended so far, as users see it."""
+        """End of what was read so far, on the callers' clock."""
         return max(self.end - self.zero, 0.0)
 
     def pop(self) -> Any:
-        """The frame of the head; the next one moves up."""
+        """Take the frame of the head and decode the next one."""
         assert self.head is not None
         frame = self.head[1]
         self.head = next(self._frames, None)
@@ -85,7 +91,7 @@ class Track:
             self._damage = reason_of(error)
             self._damage_end = np.inf if self.stated_end is None else self._damage_end
         except IndexError:
-            pass  # PyAV stumbles at the end over tracks that appeared midway; this one is through by then
+            pass  # PyAV fails so at the end of files in which other tracks appear midway; this one is complete by then
         self.judge_end(self.stated_end)
 
     def _decode(self, packet: Any) -> list[Any]:
@@ -98,15 +104,15 @@ class Track:
             return []
 
     def _length(self, frame: Any) -> float:
-        """Seconds that a frame lasts."""
+        """Duration of a frame in seconds."""
         if hasattr(frame, "samples"):
             return frame.samples / frame.sample_rate
-        ticks = getattr(frame, "duration", None)  # PyAV 12 does not tell
+        ticks = getattr(frame, "duration", None)  # PyAV 12 lacks it
         rate = self.stream.average_rate or self.stream.guessed_rate
         return float(ticks * frame.time_base) if ticks else float(1 / rate) if rate else STEP_SECONDS
 
     def _judge_gap(self, time: float) -> None:
-        """Before a frame at `time` is taken: a pause, a bridged damage, or the end of what can be trusted?"""
+        """Before a frame at `time` is taken: is it after a pause or bridged damage, or can the file no longer be trusted?"""
         gap = time - self.end
         if self._begun and not -LONGEST_RETURN_SECONDS <= gap <= LONGEST_GAP_SECONDS:
             self.failure = f"its timestamps jump by {gap:.0f} s; the file is damaged or pieced together"
@@ -117,35 +123,35 @@ class Track:
             self._damage = None
 
     def judge_end(self, stated_end: float | None) -> None:
-        """After the last frame: complete, ragged (a warning) or broken (a failure)?"""
+        """After the last frame: is the track complete, ragged (a warning) or broken (a failure)?"""
         lost = max(self._damage_end if self._damage else -np.inf, stated_end or -np.inf) - self.end
         if lost > RAGGED_SECONDS:
-            reason = self._damage or f"by its header it lasts {lost:.1f} s longer"
+            reason = self._damage or f"its header states {lost:.1f} s more"
             self.failure = f"{reason}; the file is damaged or was cut short"
         elif self._damage or lost > RAGGED_END_SECONDS:
-            reason = self._damage or f"by its header it lasts {lost:.1f} s longer"
+            reason = self._damage or f"its header states {lost:.1f} s more"
             self._warn(f"has a ragged end at {self.seconds_read:.2f} s ({reason})")
 
     def _warn(self, what: str) -> None:
-        """Once a track: damage seldom comes alone."""
+        """Warn once per track: damage seldom comes alone."""
         if not self._warned:
             warnings.warn(f"{self.label} {what}", stacklevel=2)
         self._warned = True
 
 
 class Pictures:
-    """A picture track as the frame that is shown at the end of each step."""
+    """A picture track as the frame shown at the end of each step."""
 
     def __init__(self, track: Track, size: int) -> None:
         from av.video.reformatter import VideoReformatter
 
         self._track, self._size = track, size
-        self._aspect = float(track.stream.sample_aspect_ratio or 1)  # a pixel's width by its height
+        self._aspect = float(track.stream.sample_aspect_ratio or 1)  # a pixel's width / height
         self._to_grey, self._to_size = VideoReformatter(), VideoReformatter()
         self._shown: np.ndarray | None = None
 
     def shown(self, start: float) -> np.ndarray | None:
-        """float32 [size, size] for the step from `start` on, None before the first and after the last."""
+        """float32 [size, size] for the step that begins at `start`; None before the first frame and after the last."""
         end = self._track.zero + start + STEP_SECONDS + 1e-6  # both sides are rounded
         newest = None
         while self._track.head and self._track.head[0] <= end:
@@ -156,10 +162,10 @@ class Pictures:
         return None if ended or self._shown is None else self._shown.copy()
 
     def _scaled(self, frame: Any) -> np.ndarray:
-        """The middle square of a frame, as large as it fits, in grey: float32 [size, size] in 0..1."""
+        """The largest centred square of a frame in grey: float32 [size, size] in 0..1."""
         grey = self._to_grey.reformat(frame, format="gray").to_ndarray()
         height, width = grey.shape
-        side = min(height, width * self._aspect)  # in units of a pixel's height
+        side = min(height, width * self._aspect)  # in pixel heights
         rows, columns = max(round(side), 1), max(round(side / self._aspect), 1)
         top, left = (height - rows) // 2, (width - columns) // 2
         square = np.ascontiguousarray(grey[top : top + rows, left : left + columns])
@@ -173,12 +179,12 @@ class Sounds:
 
     def __init__(self, track: Track, rate: int) -> None:
         self._track, self._rate = track, rate
-        self._size = rate * 2 // 25
+        self._size = int(rate / STEPS_PER_SECOND)
         self._rest = np.zeros(0, np.float32)
         self._pieces = self._placed()
 
     def take(self) -> np.ndarray | None:
-        """The next step's sound, float32 [size]; the last one is filled up with silence, None after it."""
+        """The next step's sound, float32 [size]; the last step is padded with silence, None after it."""
         parts, count = [self._rest], len(self._rest)
         while count < self._size and (piece := next(self._pieces, None)) is not None:
             parts.append(piece)
@@ -191,8 +197,8 @@ class Sounds:
         return sound[: self._size].copy()
 
     def _placed(self) -> Iterator[np.ndarray]:
-        """float32 [n] after float32 [n], each sample where its time puts it: silence in gaps, no overlaps."""
-        written = skip = 0  # samples since time 0; samples to drop, for their place is taken
+        """Pieces float32 [n] that put each sample at its time: silence in gaps, no overlaps."""
+        written = skip = 0  # samples since time 0; samples to drop because their place is taken
         expected, known, resampler = -np.inf, None, None
         while self._track.head:
             time = self._track.head[0] - self._track.zero
@@ -205,7 +211,7 @@ class Sounds:
                 place = round(time * self._rate)
                 yield from self._silence(place - written)
                 written, skip = max(written, place), max(written - place, 0)
-                # 32-bit integers, because to floats FFmpeg mixes channels down without keeping them below 1.
+                # 32-bit integers, because FFmpeg's mixdown to floats can exceed 1.
                 resampler = av_package().AudioResampler(format="s32", layout="mono", rate=self._rate)
                 expected, known = time, kind
             expected += frame.samples / frame.sample_rate
@@ -216,14 +222,14 @@ class Sounds:
         yield _resampled(resampler, None)[skip:]
 
     def _silence(self, samples: int) -> Iterator[np.ndarray]:
-        """Step by step: a gap may be long."""
+        """Silence in pieces of at most a step: a gap may be long."""
         while samples > 0:
             yield np.zeros(min(samples, self._size), np.float32)
             samples -= self._size
 
 
 def _resampled(resampler: Any | None, frame: Any | None) -> np.ndarray:
-    """What comes out of a resampler for a frame, or (None) its last samples: float32 [n] in -1..1."""
+    """The output of a resampler for a frame, or its last samples for None: float32 [n] in -1..1."""
     frames = resampler.resample(frame) if resampler else []
     pieces = [piece.to_ndarray()[0] for piece in frames if piece is not None]
     return np.concatenate([np.zeros(0, np.int32), *pieces]).astype(np.float32) / np.float32(2**31)

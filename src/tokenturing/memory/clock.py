@@ -1,11 +1,11 @@
-"""What a memory slot knows of its own age, in steps and in events.
+"""The age of a memory slot, in steps and in events.
 
-Two clocks are added to a slot's token wherever it is read or asked to write:
+Two clocks are added to a slot's token wherever it is read or rewritten:
 
 - its age in steps, on a logarithmic scale: how long ago the slot was last written;
-- its place in the order of events: how many slots *of each learned kind* are newer than it. Counting by content
-  follows contextual position encoding (CoPE, arXiv 2405.18719, eq. 3-5). Silence moves the first clock only, so "the third
-  last" stays the third last however long nothing happens, which no function of log(age) can promise.
+- its rank in the order of events: how many slots *of each learned kind* are newer. Counting by content follows contextual
+  position encoding (CoPE, arXiv 2405.18719, eq. 3-5). Silence advances only the first clock, so the third last event stays the
+  third last however long nothing happens, which no function of log(age) can guarantee.
 """
 
 import torch
@@ -15,11 +15,11 @@ from tokenturing.layers.age import AGE_BINS, HORIZON, AgeScale, hat
 from tokenturing.layers.linear import Linear
 
 KINDS = 4
-"""kinds of event that are counted apart"""
+"""kinds of event that are counted separately"""
 COUNTED = 8
-"""counts are told apart up to this number"""
+"""counts saturate here"""
 SHARPNESS = 4.0
-"""of the sigmoids that say whether a slot is of a kind: an event should count as one, not as a fraction"""
+"""of the sigmoids that classify a slot's kind: an event should count as one, not as a fraction"""
 
 
 class SlotClock(nn.Module):
@@ -41,7 +41,7 @@ class SlotClock(nn.Module):
         self.register_buffer("count_grid", torch.arange(COUNTED + 1.0), persistent=False)
 
     def counts(self, memory: Tensor, age: Tensor) -> Tensor:
-        """memory [B, M, D], age [B, M] in steps -> [B, M, kinds]: newer slots of each kind."""
+        """memory [B, M, D], age [B, M] in steps -> [B, M, kinds], the number of newer slots of each kind."""
         newer = (age.unsqueeze(1) < age.unsqueeze(2)).to(memory.dtype)
         return newer @ (SHARPNESS * self.kind(memory)).sigmoid()
 

@@ -1,8 +1,8 @@
 """Token summarisation S_k: p tokens -> k tokens (paper section 3.1).
 
-Every summariser is a softmax over tokens of scores that depend on one token each, and a weighted sum of values. So tokens
-that are known before the loop over time (the inputs of all steps) are encoded once for all steps, and only the memory's
-and the output's tokens are encoded inside it.
+Every summariser is a weighted sum of values, with weights from a softmax over tokens of scores that depend on one token each. So
+tokens known before the loop over time (the inputs of all steps) are encoded once for all steps, and only the tokens of memory and
+output are encoded inside it.
 """
 
 import math
@@ -18,10 +18,10 @@ from tokenturing.layers.linear import Linear
 
 
 class Encoded(NamedTuple):
-    """Tokens as a summariser sees them."""
+    """Scores and values of tokens."""
 
     scores: Tensor
-    """[..., P, H * k], minus infinity where the token is absent"""
+    """[..., P, H * k], -inf where the token is absent"""
     values: Tensor
     """[..., P, D]"""
 
@@ -29,7 +29,7 @@ class Encoded(NamedTuple):
 class Summarizer(nn.Module):
     """p tokens -> `tokens` tokens of the same width.
 
-    Subclasses give the scores and values of single tokens; H is the number of heads (1 unless said).
+    Subclasses define scores and values of single tokens; H is the number of heads, 1 by default.
     """
 
     heads = 1
@@ -54,7 +54,7 @@ class Summarizer(nn.Module):
         return Encoded(scores, self.value(tokens))
 
     def weights(self, parts: Sequence[Encoded]) -> Tensor:
-        """Importance of each token for each output token: [B, P, H * k], a distribution over all P tokens."""
+        """Weight of each token for each output token: [B, P, H * k], a distribution over all P tokens."""
         return torch.cat([part.scores for part in parts], dim=-2).softmax(dim=-2)
 
     def combine(self, parts: Sequence[Encoded]) -> Tensor:
@@ -87,7 +87,7 @@ class MLPSummarizer(Summarizer):
 class QuerySummarizer(Summarizer):
     """Multi-head attention from k learned queries.
 
-    The queries are constants, so a token's score is one linear map of it.
+    The queries do not depend on the tokens, so a token's scores are a linear map of it.
     """
 
     def __init__(self, width: int, tokens: int, heads: int):
@@ -114,7 +114,7 @@ class QuerySummarizer(Summarizer):
 
 
 class PoolSummarizer(Summarizer):
-    """The mean of the tokens that are present, k times."""
+    """The mean of the present tokens, k times."""
 
     def __init__(self, tokens: int):
         super().__init__()

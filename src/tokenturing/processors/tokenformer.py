@@ -33,7 +33,7 @@ class TokenFormerBlock(nn.Module):
 
 
 class TokenFormerProcessor(nn.Module):
-    """TokenFormer blocks and a last LayerNorm: [B, R, D] -> [B, R, D]."""
+    """TokenFormer blocks and a final LayerNorm: [B, R, D] -> [B, R, D]."""
 
     def __init__(self, width: int, layers: int, heads: int, hidden: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Real handwritten digits (scikit-learn's 1,797), split into training, validation and test images before anything else."""
+"""Handwritten digits (the 1,797 of scikit-learn) in a fixed split of training, validation and test images."""
 
 from functools import cache
 
@@ -13,7 +13,7 @@ SPLIT_SEED = 20231
 
 @cache
 def digit_images(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images [n, 8, 8] float32 in [0, 1] and labels [n] of "train", "validation" or "test"; the same at every call."""
+    """Images float32 [n, 8, 8] in [0, 1] and labels [n] of "train", "validation" or "test"."""
     choose("split", split, SPLITS)
     try:
         from sklearn.datasets import load_digits

@@ -1,7 +1,6 @@
 """The laws that `check_streaming` checks, one small function each.
 
-Each takes the subject and returns None, or a sentence: which rows and steps differ first, by how much, and
-what that means.
+Each takes the subject and returns None, or a sentence on which rows and steps differ first, by how much, and what that means.
 """
 
 from collections.abc import Callable
@@ -29,19 +28,19 @@ from tokenturing.testing.subject import (
 from tokenturing.testing.trees import compare, leaves, map_tree
 
 
-class Unchecked(Exception):  # noqa: N818 (no error)
+class Unchecked(Exception):  # noqa: N818 (not an error)
     """A law cannot be checked on this subject; the message says why."""
 
 
 @dataclass(frozen=True)
 class Law:
-    """A law: its check, and what hinders it on a given subject."""
+    """A law: its check, and what can prevent checking a subject."""
 
     check: Callable[[Subject], str | None]
     obstacles: tuple[Callable[[Subject], str | None], ...]
 
     def obstacle(self, subject: Subject) -> str | None:
-        """The first thing that hinders it."""
+        """The first reason why it cannot be checked, or None."""
         return next((why for each in self.obstacles if (why := each(subject))), None)
 
 
@@ -49,13 +48,13 @@ LAWS: dict[str, Law] = {}
 
 
 def law(name: str, *obstacles: Callable[[Subject], str | None]) -> Callable[[Callable], Callable]:
-    """Enter a check into `LAWS`."""
+    """Register a check in `LAWS`."""
 
-    def enter(check: Callable[[Subject], str | None]) -> Callable[[Subject], str | None]:
+    def register(check: Callable[[Subject], str | None]) -> Callable[[Subject], str | None]:
         LAWS[name] = Law(check, obstacles)
         return check
 
-    return enter
+    return register
 
 
 def several_rows(subject: Subject) -> str | None:
@@ -83,11 +82,11 @@ def same_twice(subject: Subject) -> str | None:
     if difference := compare(first, second, subject.tolerance):
         return (
             f"{difference} when the same call is made again after another: the module keeps something to "
-            "itself that belongs into the state (or draws at random: put dropout to 0 or call eval())"
+            "itself that belongs in the state (or draws random numbers: set dropout to 0 or call eval())"
         )
     for name, buffer in _buffers(subject):
         if not torch.equal(buffer, buffers[name]):
-            return f"the buffer {name!r} changes with every call: what is remembered belongs into the state"
+            return f"the buffer {name!r} changes with every call: what is remembered belongs in the state"
     return None
 
 
@@ -123,7 +122,7 @@ def constant_size(subject: Subject) -> str | None:
         if shape != sizes[name] and not subject.grows:
             return (
                 f"state leaf {name!r} grows from {sizes[name]} after 1 step to {shape} after "
-                f"{subject.steps}: it will not last on an endless stream (pass grows=True if that is meant)"
+                f"{subject.steps}: it cannot run on an endless stream (pass grows=True if that is intended)"
             )
     return None
 
@@ -135,7 +134,7 @@ def chunks(subject: Subject) -> str | None:
         if difference := compare(whole, run_chunks(subject, subject.inputs, split), subject.tolerance):
             return (
                 f"{difference} when {subject.steps} steps come in chunks of {', '.join(map(str, split))}: "
-                "something does not cross the border in the state"
+                "something does not cross the boundary in the state"
             )
     return None
 
@@ -163,9 +162,9 @@ def strangers(subject: Subject) -> str | None:
     expected = run(subject, subject.inputs)
     for nan in probes(subject):
         for index in range(subject.rows):
-            came = run(subject, changed(subject.inputs, rows=index, nan=nan))
+            actual = run(subject, changed(subject.inputs, rows=index, nan=nan))
             others = [other for other in range(subject.rows) if other != index]
-            if difference := compare(rows(expected, others), rows(came, others), subject.tolerance):
+            if difference := compare(rows(expected, others), rows(actual, others), subject.tolerance):
                 how = "is NaN" if nan else "changes"
                 return f"{difference.of(others)} when row {index}'s input {how}: a leak across rows"
     return None
@@ -175,8 +174,8 @@ def strangers(subject: Subject) -> str | None:
 def causality(subject: Subject) -> str | None:
     expected, _ = run(subject, subject.inputs)
     for step in sorted({1, subject.steps // 2, subject.steps - 1}):
-        came, _ = run(subject, changed(subject.inputs, steps=slice(step, None)))
-        past = (cut(expected, 0, step), ()), (cut(came, 0, step), ())
+        actual, _ = run(subject, changed(subject.inputs, steps=slice(step, None)))
+        past = (cut(expected, 0, step), ()), (cut(actual, 0, step), ())
         if difference := compare(*past, subject.tolerance):
             return f"{difference} when the inputs change only from step {step} on: it sees the future"
     return None
@@ -184,21 +183,21 @@ def causality(subject: Subject) -> str | None:
 
 @law("a reset restarts exactly its rows", takes("reset"))
 def resets(subject: Subject) -> str | None:
-    _, worn = run(subject, changed(subject.inputs))
-    plain = run(subject, subject.inputs, worn)
+    _, used = run(subject, changed(subject.inputs))
+    plain = run(subject, subject.inputs, used)
     for step in sorted({0, subject.steps // 2, subject.steps - 1}):
         index = step % subject.rows
-        came = run(subject, subject.inputs, worn, reset=flags(subject, False, (index, step)))
+        actual = run(subject, subject.inputs, used, reset=flags(subject, False, (index, step)))
         what = f"when row {index} is reset before step {step}"
         afresh = run(subject, row(cut(subject.inputs, step, subject.steps), index))
-        after = row((cut(came[0], step, subject.steps), came[1]), index)
+        after = row((cut(actual[0], step, subject.steps), actual[1]), index)
         if difference := compare(afresh, after, subject.tolerance, first_step=step):
-            return f"{difference.of([index])} from a fresh start {what}: it leaves something behind"
-        before = (cut(plain[0], 0, step), ()), (cut(came[0], 0, step), ())
+            return f"{difference.of([index])} from a fresh start {what}: something of the old state survives"
+        before = (cut(plain[0], 0, step), ()), (cut(actual[0], 0, step), ())
         if step and (difference := compare(*before, subject.tolerance)):
             return f"{difference} {what}: the reset comes too early"
         others = [other for other in range(subject.rows) if other != index]
-        if others and (difference := compare(rows(plain, others), rows(came, others), subject.tolerance)):
+        if others and (difference := compare(rows(plain, others), rows(actual, others), subject.tolerance)):
             return f"{difference.of(others)} {what}: the reset reaches other rows"
     return None
 
@@ -234,7 +233,7 @@ def skipped_steps(subject: Subject) -> str | None:
     if difference := compare(without, (map_tree(lambda x: x[:1, on], y), row(state, 0)), subject.tolerance):
         if difference.step is not None:
             difference = replace(difference, step=on[difference.step])
-        return f"{difference} when row 0 is inactive at the steps {', '.join(map(str, off))}: they leave a trace"
+        return f"{difference} when row 0 is inactive at the steps {', '.join(map(str, off))}: they change later results"
     return None
 
 
@@ -244,12 +243,12 @@ def gradients(subject: Subject) -> str | None:
     if not whole:
         raise Unchecked("nothing here has gradients")
     for split in subject.splits:
-        came = gradients_of(subject, split)
+        actual = gradients_of(subject, split)
         for name, gradient in whole.items():
-            pair = ((), gradient.unsqueeze(0)), ((), came[name].unsqueeze(0))
+            pair = ((), gradient.unsqueeze(0)), ((), actual[name].unsqueeze(0))
             if difference := compare(*pair, 10 * subject.tolerance):
                 return (
                     f"the gradient to {name} differs by up to {difference.size:.3g} when {subject.steps} "
-                    f"steps come in chunks of {', '.join(map(str, split))}: it is lost at the border"
+                    f"steps come in chunks of {', '.join(map(str, split))}: it is lost at the boundary"
                 )
     return None

@@ -51,7 +51,7 @@ class StreamingReport:
 
 
 class StreamingError(AssertionError):
-    """The module breaks laws of streaming; the message says which and where, `report` has all findings."""
+    """The module breaks laws of streaming; the message says which and where, `report` holds all findings."""
 
     def __init__(self, report: StreamingReport):
         count = len(report.failures)
@@ -75,16 +75,16 @@ def check_streaming(
     """Check the laws of streaming on a recurrent module of your own.
 
     Args:
-        model: called as `model(x, state, reset=..., active=...)`; it stays in the mode it is in.
-        inputs: [B, T, ...], or tuples or dicts of such tensors; 2 rows or more and some 8 steps see the most.
+        model: called as `model(x, state, reset=..., active=...)`; its training mode is left as it is.
+        inputs: [B, T, ...], or tuples or dicts of such tensors; 2 rows or more and about 8 steps reveal the most.
         initial_state: batch size -> state; None: `model.initial_state`.
         step: (x [B, ...], state) -> (y [B, ...], state); None: `model.step`, if there is one.
         splits: chunk lengths to try, each adding up to T; None: a few.
-        tolerance: what may differ, as a part of the largest value; None: by type, 1e-4 for float32.
-        probe_nan: try NaN too in what must not matter: other rows' inputs, inactive rows' inputs.
-        grows: the state may grow with the stream.
+        tolerance: the largest difference allowed, relative to the largest value; None: by dtype, 1e-4 for float32.
+        probe_nan: also try NaN in inputs that must not matter: those of other rows and of inactive rows.
+        grows: whether the state may grow with the stream.
         skip: laws not to check.
-        raises: raise if a law is broken; else only report it.
+        raises: whether to raise if a law is broken, instead of only reporting it.
 
     Returns:
         The laws that hold, those that do not, and those that could not be checked.
@@ -105,7 +105,7 @@ def check_streaming(
 
 
 def _check(name: str, subject: Subject, report: StreamingReport, skip: Sequence[str]) -> None:
-    """Check one law and enter what was found."""
+    """Check one law and add the finding to the report."""
     why = "left out" if name in skip else LAWS[name].obstacle(subject)
     if why:
         report.skipped[name] = why
@@ -116,7 +116,7 @@ def _check(name: str, subject: Subject, report: StreamingReport, skip: Sequence[
     except Unchecked as obstacle:
         report.skipped[name] = str(obstacle)
         return
-    except Exception as error:  # the module's own, which is a finding too
+    except Exception as error:  # the module's own error is a finding too
         message = f"the module raised {type(error).__name__}: {error}"
     if message:
         report.failures.append(Failure(name, message))
@@ -167,7 +167,7 @@ def _flags(model: Callable[..., Any]) -> frozenset[str]:
 
 
 def _splits(steps: int) -> tuple[tuple[int, ...], ...]:
-    """A first step apart, a last step apart, halves, and uneven thirds."""
+    """The first step apart, the last step apart, halves, and uneven thirds."""
     third = steps // 3
     tries = [(1, steps - 1), (steps - 1, 1), (steps // 2, steps - steps // 2), (third, 1, steps - third - 1)]
     return tuple(dict.fromkeys(split for split in tries if min(split) >= 1))

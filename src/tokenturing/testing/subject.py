@@ -1,4 +1,4 @@
-"""The module under test, how to run it in pieces, and what to change in its inputs."""
+"""The module under test, ways to run it in pieces, and changes to its inputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Subject:
     initial_state: Callable[[int], Any]
     step: Callable[[Any, Any], Any] | None
     flags: frozenset[str]
-    """which of "reset" and "active" the call takes"""
+    """those of "reset" and "active" that the call takes"""
     tolerance: float
     splits: tuple[tuple[int, ...], ...]
     probe_nan: bool
@@ -35,14 +35,14 @@ class Subject:
 
 
 def run(subject: Subject, inputs: Any, state: Any = None, **flags: Tensor) -> tuple[Any, Any]:
-    """The module over all steps of `inputs`, from the beginning unless said."""
+    """Run the module over all steps of `inputs`, from the initial state by default."""
     if state is None:
         state = subject.initial_state(next(leaves(inputs))[1].shape[0])
     return subject.model(inputs, state, **flags)
 
 
 def run_chunks(subject: Subject, inputs: Any, split: tuple[int, ...], state: Any = None) -> tuple[Any, Any]:
-    """The same in chunks of these lengths, the outputs joined."""
+    """Run it in chunks of the lengths in `split`, and join the outputs."""
     outputs, start = [], 0
     for length in split:
         y, state = run(subject, cut(inputs, start, start + length), state)
@@ -52,7 +52,7 @@ def run_chunks(subject: Subject, inputs: Any, split: tuple[int, ...], state: Any
 
 
 def run_steps(subject: Subject, inputs: Any) -> tuple[Any, Any]:
-    """The same by `step`."""
+    """Run it step by step."""
     assert subject.step is not None
     state, outputs = subject.initial_state(subject.rows), []
     for t in range(subject.steps):
@@ -62,7 +62,7 @@ def run_steps(subject: Subject, inputs: Any) -> tuple[Any, Any]:
 
 
 def cut(tree: Any, start: int, stop: int) -> Any:
-    """Some steps of [B, T, ...]."""
+    """Steps start to stop of [B, T, ...]."""
     return map_tree(lambda x: x[:, start:stop], tree)
 
 
@@ -77,12 +77,12 @@ def row(tree: Any, index: int) -> Any:
 
 
 def rows(tree: Any, indices: list[int]) -> Any:
-    """Some rows of [B, ...]."""
+    """Rows of [B, ...] by their indices."""
     return map_tree(lambda x: x[indices], tree)
 
 
 def join(parts: list[Any], how: Callable) -> Any:
-    """Join trees of outputs along the axis of time."""
+    """Join trees of outputs along the time axis."""
     columns = [[leaf for _, leaf in leaves(part)] for part in parts]
     joined = iter([how(column, dim=1) for column in zip(*columns, strict=True)])
     return map_tree(lambda _: next(joined), parts[0])
@@ -93,7 +93,7 @@ def fresh_copy(tree: Any) -> Any:
 
 
 def changed(inputs: Any, rows: Any = slice(None), steps: Any = slice(None), *, nan: bool = False) -> Any:
-    """The inputs with other values at these rows and steps: NaN, or other numbers of the same sort."""
+    """The inputs with other values at these rows and steps: NaN, or other values of the same dtype."""
 
     def change(x: Tensor) -> Tensor:
         x = x.clone()
@@ -108,13 +108,13 @@ def changed(inputs: Any, rows: Any = slice(None), steps: Any = slice(None), *, n
 
 
 def probes(subject: Subject) -> list[bool]:
-    """Whether to change to NaN: other numbers first, since they say by how much."""
+    """Whether to change inputs to NaN: other numbers first, since they show by how much results differ."""
     floating = any(x.is_floating_point() for _, x in leaves(subject.inputs))
     return [False, True] if subject.probe_nan and floating else [False]
 
 
 def flags(subject: Subject, value: bool, *places: tuple[int, int]) -> Tensor:
-    """bool [B, T]: `value`, but its opposite at these (row, step)."""
+    """bool [B, T]: `value` everywhere but at these places (row, step)."""
     device = next(leaves(subject.inputs))[1].device
     out = torch.full((subject.rows, subject.steps), value, device=device)
     for place in places:
@@ -123,7 +123,7 @@ def flags(subject: Subject, value: bool, *places: tuple[int, int]) -> Tensor:
 
 
 def gradients_of(subject: Subject, split: tuple[int, ...]) -> dict[str, Tensor]:
-    """Of a weighted sum of outputs and last state, to inputs, first state and parameters."""
+    """Gradients of a weighted sum of outputs and last state with respect to inputs, first state and parameters."""
     inputs = map_tree(_leaf, subject.inputs)
     state = map_tree(lambda leaf: leaf if leaf.requires_grad else _leaf(leaf), subject.initial_state(subject.rows))
     result = run_chunks(subject, inputs, split, state)
@@ -146,7 +146,7 @@ def gradients_of(subject: Subject, split: tuple[int, ...]) -> dict[str, Tensor]:
 
 
 def _weights(tensor: Tensor, seed: int) -> Tensor:
-    """Numbers that depend on the place alone, not on the size: a state that grew may be longer or shorter."""
+    """Weights that depend only on the index, not on the size, since a state that grows may be longer or shorter."""
     phase = torch.full((), float(seed), device=tensor.device, dtype=tensor.dtype)
     for axis, size in enumerate(tensor.shape):
         phase = phase.unsqueeze(-1) + (axis + 1.7) * torch.arange(size, device=tensor.device, dtype=tensor.dtype)

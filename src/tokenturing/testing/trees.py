@@ -1,4 +1,4 @@
-"""Nested tensors of any make (tuples, NamedTuples, lists, dicts), and where two of them differ."""
+"""Trees of tensors (tuples, NamedTuples, lists, dicts), and where two of them differ."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def map_tree(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """A tree of the same make with `function` applied to every tensor."""
+    """A tree of the same structure with `function` applied to every tensor."""
     if isinstance(tree, Tensor):
         return function(tree)
     if tree is None:
@@ -37,7 +37,7 @@ def _parts(tree: Any) -> Iterator[tuple[Any, Any]]:
     elif isinstance(tree, tuple | list):
         yield from zip(getattr(tree, "_fields", range(len(tree))), tree, strict=True)
     else:
-        raise TypeError(f"a {type(tree).__name__}: expected tensors, or tuples, lists or dicts of them")
+        raise TypeError(f"got a {type(tree).__name__}: expected tensors, or tuples, lists or dicts of them")
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Difference:
 
     rows: tuple[int, ...]
     step: int | None
-    """the first that differs; None: the outputs agree and the states after the last step do not"""
+    """the first that differs; None if the outputs agree and only the states after the last step differ"""
     size: float
     places: tuple[str, ...]
 
     def of(self, numbers: Sequence[int]) -> "Difference":
-        """The same, where the rows compared were those with these numbers."""
+        """The same with rows renumbered: those compared were the rows `numbers`."""
         return replace(self, rows=tuple(numbers[row] for row in self.rows))
 
     def __str__(self) -> str:
@@ -62,20 +62,20 @@ class Difference:
 
 
 def compare(
-    expected: tuple[Any, Any], came: tuple[Any, Any], tolerance: float = 0.0, *, first_step: int = 0
+    expected: tuple[Any, Any], actual: tuple[Any, Any], tolerance: float = 0.0, *, first_step: int = 0
 ) -> Difference | None:
     """Compare two pairs of (outputs [B, T, ...], state with leaves [B, ...]).
 
     Args:
-        expected: what should have come.
-        came: what came.
-        tolerance: what may differ, as a part of each tensor's largest value (or of 1); 0: nothing.
+        expected: the expected pair.
+        actual: the actual pair.
+        tolerance: the largest difference allowed, relative to each tensor's largest value, or to 1 if that is larger.
         first_step: the number of the first step, for the message.
     """
     rows: set[int] = set()
     steps: list[int] = []
     places, largest = [], 0.0
-    for kind, tree, other in (("output", expected[0], came[0]), ("state leaf", expected[1], came[1])):
+    for kind, tree, other in (("output", expected[0], actual[0]), ("state leaf", expected[1], actual[1])):
         theirs = dict(leaves(other))
         for name, tensor in leaves(tree):
             far = _distance(tensor, theirs.get(name), tolerance)
@@ -89,16 +89,16 @@ def compare(
     return Difference(tuple(sorted(rows)), min(steps, default=None), largest, tuple(places)) if rows else None
 
 
-def _distance(expected: Tensor, came: Tensor | None, tolerance: float) -> Tensor:
-    """How far each number is off, [B, T, ...]: 0 within the tolerance, infinity for NaN or another shape."""
-    if came is not None:
-        expected, came = pad([expected.detach(), came.detach()])
-    if came is None or came.shape != expected.shape:
+def _distance(expected: Tensor, actual: Tensor | None, tolerance: float) -> Tensor:
+    """How far each number is off, [B, T, ...]: 0 within the tolerance, inf for NaN or another shape."""
+    if actual is not None:
+        expected, actual = pad([expected.detach(), actual.detach()])
+    if actual is None or actual.shape != expected.shape:
         return torch.full((len(expected), 1, 1), torch.inf)
     shape = (*expected.shape, *[1] * max(0, 3 - expected.dim()))
-    same = (expected == came) | (expected.isnan() & came.isnan())
+    same = (expected == actual) | (expected.isnan() & actual.isnan())
     allowed = tolerance * max(1.0, _largest(expected)) if expected.is_floating_point() else 0.0
-    off = (expected.double() - came.double()).abs().nan_to_num(torch.inf, torch.inf)
+    off = (expected.double() - actual.double()).abs().nan_to_num(torch.inf, torch.inf)
     return torch.where(same | (off <= allowed), 0.0, off).reshape(shape)
 
 
@@ -108,7 +108,7 @@ def _largest(tensor: Tensor) -> float:
 
 
 def pad(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors of one length on axis 1: leaves that grow are padded with zeros."""
+    """Tensors padded with zeros to the same length on axis 1, for leaves that grow."""
     if tensors[0].dim() < 2 or len({t.shape[1] for t in tensors}) == 1:
         return list(tensors)
     longest = max(t.shape[1] for t in tensors)

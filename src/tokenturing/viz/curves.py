@@ -1,4 +1,4 @@
-"""Curves: learning, accuracy by delay, cost and size by the length of the stream."""
+"""Curves: learning, accuracy by delay, cost and size by length of the stream."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Share(NamedTuple):
 
 
 class Length(NamedTuple):
-    """Cost and size after some seconds of a stream."""
+    """Cost of a step and size of the state at a length of the stream."""
 
     seconds: float
     multiply_adds: float
@@ -28,7 +28,7 @@ class Length(NamedTuple):
 
 
 def learning_figure(seconds: Sequence[float], curves: Mapping[str, Sequence[float]], chance: float, name: str) -> str:
-    """Accuracy over the time of training, a line for each question -> SVG."""
+    """Accuracy over training time, a line for each question -> SVG."""
     with figure(7.5, 3.2) as drawn:
         axes = drawn.subplots()
         for index, (label, shares) in enumerate(curves.items()):
@@ -64,7 +64,7 @@ def delay_figure(panels: Mapping[str, Mapping[str, Sequence[Share]]], models: Se
 
 def _draw_shares(axes: Axes, model: str, index: int, count: int, shares: Sequence[Share], delays: Sequence[float]) -> None:
     ordered = sorted(shares)
-    # Side by side, so that the intervals of models that are equal can be told apart.
+    # Side by side, so that the intervals of equally good models can be told apart.
     x = np.array([delays.index(share.delay) for share in ordered]) + 0.045 * (index - (count - 1) / 2)
     y = np.array([share.accuracy for share in ordered])
     below = y - np.array([share.low for share in ordered])
@@ -91,7 +91,7 @@ def readable(seconds: float) -> str:
 
 
 def growth_figure(models: Mapping[str, Sequence[Length]], name: str) -> str:
-    """Cost of a step and size of the state by the length of the stream, both axes logarithmic -> SVG."""
+    """Cost of a step and size of the state by length of the stream, both axes logarithmic -> SVG."""
     with figure(11, 3.8) as drawn:
         cost, size = drawn.subplots(1, 2)
         for index, (model, lengths) in enumerate(models.items()):
@@ -107,7 +107,7 @@ def growth_figure(models: Mapping[str, Sequence[Length]], name: str) -> str:
             cost.plot(seconds, [length.multiply_adds / 1e6 for length in lengths], **style)
             size.plot(seconds, [length.nbytes / 1e3 for length in lengths], **style)
         cost.set_yscale("log")
-        size.set_yscale("symlog", linthresh=0.1)  # there is a model with no state at all
+        size.set_yscale("symlog", linthresh=0.1)  # some models have no state at all
         ticks = sorted({length.seconds for lengths in models.values() for length in lengths})
         for axes, title in (
             (cost, "multiply-adds a step, in millions"),
@@ -126,7 +126,7 @@ def growth_figure(models: Mapping[str, Sequence[Length]], name: str) -> str:
 
 
 def long_figure(steps: Sequence[int], milliseconds: Sequence[float], mebibytes: Sequence[float], name: str) -> str:
-    """Time of a step and memory of the process by position in a very long stream, both from zero -> SVG."""
+    """Time of a step and memory of the process by position in a very long stream, y axes from 0 -> SVG."""
     with figure(11, 2.6) as drawn:
         panels = zip(drawn.subplots(1, 2), (milliseconds, mebibytes), strict=True)
         for (axes, values), title in zip(panels, ("median step, in ms", "memory of the process, in MiB"), strict=True):

@@ -1,4 +1,4 @@
-"""A stream as pictures, and beneath it the memory over time: what each slot holds, its gates, what is read."""
+"""A stream as pictures, and the memory over time: what each slot holds, its gates, what is read."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,7 +16,7 @@ COLORS = {"seen": SEEN, "heard": HEARD}
 PICTURE_ZOOM = 1.5
 """points a pixel"""
 GAP_SECONDS = 0.12
-"""left free after a bar, so that two of one colour can be told apart"""
+"""left free after a bar, so that neighbours of one colour can be told apart"""
 SHORTEST_LABEL = 1.3
 """seconds that a label needs"""
 
@@ -41,7 +41,7 @@ class Question(NamedTuple):
 
 
 def stream_figure(happenings: Sequence[Happening], questions: Sequence[Question], seconds: float, name: str) -> str:
-    """Pictures of what was seen, words that were heard, questions right and wrong -> SVG."""
+    """Pictures of what was seen, the words heard, questions answered right and wrong -> SVG."""
     with figure(11, 3.4) as drawn:
         axes = drawn.subplots()
         _draw_stream(axes, happenings, questions)
@@ -76,7 +76,7 @@ def _draw_stream(axes: Axes, happenings: Sequence[Happening], questions: Sequenc
 
 
 def _draw_sighting(axes: Axes, happening: Happening, height: float) -> None:
-    """A picture, in one of two rows since there is no room beside one another, and its digit."""
+    """A picture and its digit; in one of two rows, because pictures would overlap in one."""
     if happening.picture is not None:
         picture = OffsetImage(happening.picture, zoom=PICTURE_ZOOM, cmap="gray", norm=Normalize(0, 1))
         frame = {"facecolor": "none", "edgecolor": IDLE, "linewidth": 0.7}
@@ -104,10 +104,10 @@ def memory_figure(
     """Contents, gates and reads of the slots over time -> SVG.
 
     Args:
-        held: int [T, M], index of the happening in each slot; below 0: none.
+        held: int [T, M], index of the happening in each slot; negative: none.
         gates: [T, M] in [0, 1].
-        reads: [T, M], how much of each slot is read.
-        happenings: what `held` points to.
+        reads: [T, M], how much each slot is read.
+        happenings: those that `held` indexes.
         step_seconds: length of a step.
         name: of the figure.
     """
@@ -163,7 +163,7 @@ def _stretches(values: np.ndarray) -> list[tuple[int, int, int]]:
 
 
 def _gate_map(gates: np.ndarray, held: np.ndarray, happenings: Sequence[Happening]) -> np.ndarray:
-    """[M, T, 4]: the colour of what a slot takes, as strong as its gate is open."""
+    """RGBA [M, T, 4]: the colour of what a slot holds, as opaque as its gate is open."""
     palette = np.array([to_rgba(IDLE)] + [to_rgba(COLORS[h.kind]) for h in happenings])
     picture = palette[np.maximum(held.T, -1) + 1]
     picture[..., 3] = np.sqrt(gates.T.clip(0, 1))
@@ -171,7 +171,7 @@ def _gate_map(gates: np.ndarray, held: np.ndarray, happenings: Sequence[Happenin
 
 
 def _read_map(reads: np.ndarray) -> np.ndarray:
-    """[M, T, 4]: one colour, as strong as what is read."""
+    """RGBA [M, T, 4]: one colour, as opaque as the slot is read."""
     picture = np.empty((*reads.T.shape, 4))
     picture[...] = to_rgba(READ)
     picture[..., 3] = (reads.T / max(float(np.quantile(reads, 0.995)), 1e-9)).clip(0, 1)

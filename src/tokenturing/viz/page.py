@@ -1,4 +1,4 @@
-"""One HTML file with everything inside: it opens offline, on light and dark screens."""
+"""One self-contained HTML file that opens offline and follows the light or dark scheme."""
 
 import html
 from collections.abc import Sequence
@@ -28,18 +28,18 @@ th:first-child, td:first-child { text-align: left; } thead th { color: var(--sof
 
 
 class Section(NamedTuple):
-    """A heading, some HTML, a figure or table."""
+    """A heading, text, and a figure or table."""
 
     title: str
     text: str
-    """plain words; may hold <b>, <span class="...">"""
+    """plain text, may hold <b> and <span class="...">"""
     body: str = ""
     """SVG or a table, as HTML"""
     note: str = ""
 
 
 def page(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The whole file."""
+    """The HTML of the whole file."""
     parts = "\n".join(_section(section) for section in sections)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -56,7 +56,7 @@ def _section(section: Section) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[Sequence[str]] = ()) -> str:
-    """Plain cells as an HTML table; `classes`, if given, has a CSS class (or "") for each cell."""
+    """Plain text cells as an HTML table; `classes`, unless empty, has a CSS class (or "") for each cell."""
     cells = ["".join(_cell(text, classes[i][j] if classes else "") for j, text in enumerate(row)) for i, row in enumerate(rows)]
     body = "\n".join(f"<tr>{row}</tr>" for row in cells)
     heading = "".join(f"<th>{html.escape(text)}</th>" for text in head)

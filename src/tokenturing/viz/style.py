@@ -1,4 +1,4 @@
-"""Colours that stand on white and on black, and figures as SVG that takes the page's own colour for its ink."""
+"""Colours that are readable on white and on black, and figures as SVG drawn in the page's own text colour."""
 
 import io
 import re
@@ -14,7 +14,7 @@ INK = "#123456"
 SEEN, HEARD, RIGHT, WRONG = "#3d85c6", "#e0862d", "#2e9e5b", "#dc4438"
 IDLE = "#8a8f98"
 SERIES = ("#8e5bd0", "#e0862d", "#2e9e5b", "#d9569f", "#3d85c6", "#a58b1f", "#1fa3a3", "#dc4438", "#8a8f98")
-"""of models, the first for the one that matters"""
+"""colours of models, the first for the one that matters"""
 MARKS = "osD^vPX<>"
 SETTINGS: Any = {
     "svg.fonttype": "none",
@@ -48,11 +48,11 @@ def figure(width: float, height: float) -> Iterator[Figure]:
 
 
 def svg(drawn: Figure, name: str) -> str:
-    """A figure as an SVG element to stand in a page: no prologue, no addresses, ink in the page's colour.
+    """A figure as an SVG element for a page: no prologue, no addresses, ink in the page's text colour.
 
     Args:
         drawn: the figure, inside `with figure(...)`.
-        name: of the figure, so that no two of a page share the names of their parts.
+        name: unique on the page, so that no two figures share ids.
     """
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):

@@ -7,25 +7,30 @@ import numpy as np
 from tokenturing.encoders.sound import SpeechEmbedding
 from tokenturing.media.clock import SAMPLE_RATE, STEP_SAMPLES
 from tokenturing.tasks.recall.voices.noise import BACKGROUNDS, background_noise, power
+from tokenturing.tasks.recall.voices.resample import resample
 from tokenturing.tasks.recall.voices.utterances import Utterance
 
-TAIL_STEPS = 10  # after so many steps the embedding's 775 ms window holds nothing of the word
-LEAD_STEPS = 13  # 1.04 s of noise before a word fill the window
-PEAK_LEVELS = (-20.0, -3.0)  # dBFS of a word's peak
-SIGNAL_TO_NOISE = (15.0, 40.0)  # dB
-NARROW_SHARE = 0.5  # of the clips whose word is cut to the band of a telephone
+TAIL_STEPS = 10
+"""steps after a word in which the embedding's window of 775 ms still holds some of it"""
+LEAD_STEPS = 13
+"""steps of noise before a word (1.04 s), more than the window holds"""
+PEAK_LEVELS = (-20.0, -3.0)
+"""dBFS of a word's peak"""
+SIGNAL_TO_NOISE = (15.0, 40.0)
+"""dB"""
+NARROW_SHARE = 0.5
+"""of the clips, whose word is band-limited like a telephone's"""
 
 
 def clip_length(samples: int, offset: int) -> int:
-    """Steps from the one in which a word begins, `offset` samples into it, to its last, inclusive."""
+    """Steps that hold samples of a word that begins `offset` samples into the first of them."""
     return (offset + samples - 1) // STEP_SAMPLES + 1
 
 
 def embed_clip(embedding: SpeechEmbedding, word: np.ndarray, noise: np.ndarray, offset: int) -> np.ndarray:
     """A word in its background -> float32 [length + TAIL_STEPS, 96].
 
-    `noise` [1280 (LEAD_STEPS + length + TAIL_STEPS)] surrounds the word, which begins `offset` samples after
-    LEAD_STEPS.
+    `noise` [1280 (LEAD_STEPS + length + TAIL_STEPS)] surrounds the word, which begins `offset` samples after LEAD_STEPS.
     """
     start = LEAD_STEPS * STEP_SAMPLES
     mixed = noise.copy()
@@ -37,13 +42,16 @@ def embed_clip(embedding: SpeechEmbedding, word: np.ndarray, noise: np.ndarray, 
 class Clip(NamedTuple):
     """One word in one background."""
 
-    vectors: np.ndarray  # float16 [length + TAIL_STEPS, 96]
+    vectors: np.ndarray
+    """float16 [length + TAIL_STEPS, 96]"""
     background: int
+    """index into BACKGROUNDS"""
     length: int
+    """steps that hold samples of the word"""
 
 
 def clips_of(job: tuple[int, Utterance], embedding: SpeechEmbedding, conditions: int, seed: int) -> list[Clip]:
-    """One utterance in `conditions` backgrounds, at random levels, offsets and noise."""
+    """One utterance in `conditions` backgrounds, with random levels, offsets and noise; `job` is (index, utterance)."""
     index, utterance = job
     rng = np.random.default_rng([seed, 1, index])
     kinds = np.resize(rng.permutation(len(BACKGROUNDS)), conditions)
@@ -63,7 +71,6 @@ def _clip(embedding: SpeechEmbedding, samples: np.ndarray, kind: int, rng: np.ra
 
 
 def _narrow(samples: np.ndarray) -> np.ndarray:
-    """The same without what lies above 4 kHz, as telephones and many recordings have it."""
-    from scipy.signal import resample_poly
-
-    return resample_poly(resample_poly(samples, 1, 2), 2, 1)[: len(samples)].astype(np.float32)
+    """The same without frequencies above 4 kHz, which telephones and many recordings lack."""
+    half = resample(samples, SAMPLE_RATE, SAMPLE_RATE // 2)
+    return resample(half, SAMPLE_RATE // 2, SAMPLE_RATE)[: len(samples)].astype(np.float32)

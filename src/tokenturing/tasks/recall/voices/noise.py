@@ -2,16 +2,17 @@
 
 import numpy as np
 
+from tokenturing.errors import choose
 from tokenturing.media.clock import SAMPLE_RATE
 
 BACKGROUNDS = ("silence", "white", "pink", "fan", "hum", "crackle")
-NOISE_LEVELS = (-75.0, -35.0)  # dBFS
+NOISE_LEVELS = (-75.0, -35.0)
+"""dBFS"""
 
 
 def background_noise(kind: str, seconds: float, rng: np.random.Generator, level: float | None = None) -> np.ndarray:
-    """A background with no speech: float32 [16000 x seconds], its power `level` dBFS (none given: drawn)."""
-    if kind not in BACKGROUNDS:
-        raise ValueError(f"unknown background {kind!r}: expected one of {', '.join(BACKGROUNDS)}")
+    """A background without speech: float32 [16000 x seconds], its power `level` dBFS (None: drawn from NOISE_LEVELS)."""
+    choose("background", kind, BACKGROUNDS)
     level = rng.uniform(*NOISE_LEVELS) if level is None else level
     count = round(seconds * SAMPLE_RATE)
     if kind == "silence" or count == 0:
@@ -34,7 +35,7 @@ def _pink(count: int, rng: np.random.Generator, slope: float = 0.5) -> np.ndarra
 
 
 def _fan(count: int, rng: np.random.Generator) -> np.ndarray:
-    """A rumble, the blades' tone in it, that swells slowly."""
+    """A rumble with the tone of the blades in it, swelling slowly."""
     times = np.arange(count) / SAMPLE_RATE
     blades = np.sin(2 * np.pi * (rng.uniform(80, 250) * times + rng.random()))
     swell = 1 + 0.3 * np.sin(2 * np.pi * (rng.uniform(0.2, 1.5) * times + rng.random()))
@@ -42,7 +43,7 @@ def _fan(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _hum(count: int, rng: np.random.Generator) -> np.ndarray:
-    """The mains: 50 or 60 Hz with overtones, a little hiss."""
+    """Mains hum: 50 or 60 Hz with overtones, and a little hiss."""
     times = np.arange(count) / SAMPLE_RATE
     base = rng.choice([50.0, 60.0])
     tones = [rng.random() / overtone * np.sin(2 * np.pi * (overtone * base * times + rng.random())) for overtone in range(1, 17)]
@@ -51,7 +52,7 @@ def _hum(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _crackle(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Clicks of 1 to 5 ms at random, like an old record, on a soft pink floor."""
+    """Clicks of 1 to 5 ms at random times, like an old record, over soft pink noise."""
     crackle = np.zeros(count + SAMPLE_RATE // 50)
     per_second = rng.uniform(3, 15)
     for start in rng.integers(0, count, rng.poisson(per_second * count / SAMPLE_RATE) + 1):
@@ -62,5 +63,5 @@ def _crackle(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def power(waveform: np.ndarray) -> float:
-    """Root mean square of [S], never 0."""
+    """Root mean square of a waveform [S], never 0."""
     return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))) or 1e-9

@@ -1,8 +1,7 @@
-"""Spoken words from a speech synthesiser: espeak-ng, as the package `espeakng-loader` ships it.
+"""Spoken words from a speech synthesiser: espeak-ng, as shipped in the package `espeakng-loader`.
 
-A voice is an accent and a variant, "en-us+f2": the accent says how words are pronounced, the variant how the
-throat sounds. `voices("train" | "validation" | "test")` share no variant, so that a test voice is one never
-heard before.
+A voice is an accent and a variant, such as "en-us+f2": the accent sets the pronunciation, the variant the timbre. The splits
+"train", "validation" and "test" share no variant, so a test voice has never been heard in training.
 """
 
 import _ctypes
@@ -15,36 +14,24 @@ from types import MappingProxyType
 
 import numpy as np
 
+from tokenturing.errors import MissingExtraError, OptionError, choose
 from tokenturing.media.clock import SAMPLE_RATE
+from tokenturing.tasks.recall.voices.resample import resample
 
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-RATES = (80, 450)  # words a minute that espeak knows
+RATES = (80, 450)
+"""words a minute that espeak can speak"""
 PITCHES = (0, 99)
+ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-us-nyc", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
+"""espeak calls British English just "en" """
 
-# espeak calls British English just "en"
-ACCENTS = (
-    *("en-us", "en", "en-gb-scotland", "en-gb-x-rp"),
-    *("en-029", "en-us-nyc", "en-gb-x-gbclan", "en-gb-x-gbcwmd"),
-)
-
-# Left out: robots, whispers, echoes, monsters, and near-copies of one another across splits
+# Left out: robots, whispers, echoes, monsters, and variants that nearly copy one of another split.
 VARIANTS = MappingProxyType(
     {
         "train": (
-            *("m1", "m2", "m3", "m7", "f1", "f2", "f5", "Alex", "Andy", "Annie", "Diogo", "Gene", "Mario"),
-            *(
-                "Michael",
-                "Mike",
-                "adam",
-                "anika",
-                "antonio",
-                "belinda",
-                "boris",
-                "edward",
-                "grandma",
-                "linda",
-            ),
-            *("max", "pedro", "robert", "shelby", "steph", "victor", "klatt", "klatt4", "paul"),
+            *("m1", "m2", "m3", "m7", "f1", "f2", "f5", "Alex", "Andy", "Annie", "Diogo", "Gene", "Mario", "Michael", "Mike"),
+            *("adam", "anika", "antonio", "belinda", "boris", "edward", "grandma", "linda", "max", "pedro", "robert"),
+            *("shelby", "steph", "victor", "klatt", "klatt4", "paul"),
         ),
         "validation": ("m4", "m8", "f3", "Denis", "Nguyen", "benjamin", "quincy", "aunty"),
         "test": ("m5", "m6", "f4", "Andrea", "Reed", "david", "grandpa", "ed", "gustave"),
@@ -54,8 +41,7 @@ VARIANTS = MappingProxyType(
 
 def voices(split: str) -> tuple[str, ...]:
     """The voices of "train" (each variant in two accents), "validation" or "test" (each variant in one)."""
-    if split not in VARIANTS:
-        raise ValueError(f"unknown split {split!r}: expected one of {', '.join(VARIANTS)}")
+    choose("split", split, VARIANTS)
     return tuple(
         f"{ACCENTS[(index + shift) % len(ACCENTS)]}+{variant}"
         for shift in ((0, 3) if split == "train" else (0,))
@@ -63,33 +49,33 @@ def voices(split: str) -> tuple[str, ...]:
     )
 
 
-VOICES = tuple(voice for split in VARIANTS for voice in voices(split))
-
-
 def digit_word(digit: int) -> str:
     """0..9 -> "zero".."nine"."""
     if digit not in range(10):
-        raise ValueError(f"a digit is 0..9, got {digit!r}")
+        raise OptionError(f"digit={digit!r} is no digit: expected 0..9")
     return DIGIT_WORDS[digit]
 
 
 def synthesize(text: str, voice: str = "en-us+m3", rate: float = 160, pitch: float = 50) -> np.ndarray:
     """Speak a text: float32 [S] in -1..1, 16 kHz mono, without the silence around it.
 
-    `voice` is "accent" or "accent+variant" (see ACCENTS, VARIANTS), `rate` words a minute (80..450), `pitch`
-    0..99. The same arguments always give the same samples.
-    """
-    from scipy.signal import resample_poly
+    The same arguments always give the same samples.
 
+    Args:
+        text: at least one word.
+        voice: "accent" or "accent+variant", see ACCENTS and VARIANTS.
+        rate: words a minute, 80..450.
+        pitch: 0..99.
+    """
     _check_arguments(text, voice, rate, pitch)
     sound, sample_rate = _speak(text, voice, round(rate), round(pitch))
-    divisor = np.gcd(SAMPLE_RATE, sample_rate)
-    waveform = resample_poly(sound / 32768.0, SAMPLE_RATE // divisor, sample_rate // divisor)
-    return trim_silence(waveform.astype(np.float32))
+    if not sound.any():
+        raise OptionError(f"espeak-ng made no sound of text={text!r}: expected at least one word")
+    return trim_silence(resample(sound / 32768.0, sample_rate, SAMPLE_RATE).astype(np.float32))
 
 
 def trim_silence(waveform: np.ndarray, threshold: float = 0.01) -> np.ndarray:
-    """Cut what lies before the first and after the last sample louder than `threshold` x the peak, float [S].
+    """float [S] without what comes before the first and after the last sample louder than `threshold` times the peak.
 
     15 ms are kept on both sides, because words begin and end more softly than any threshold.
     """
@@ -104,20 +90,18 @@ def trim_silence(waveform: np.ndarray, threshold: float = 0.01) -> np.ndarray:
 def _check_arguments(text: str, voice: str, rate: float, pitch: float) -> None:
     accent, _, variant = voice.partition("+")
     known = {name for names in VARIANTS.values() for name in names}
-    if accent not in ACCENTS or (variant and variant not in known):  # espeak would quietly take another
-        raise ValueError(
-            f"unknown voice {voice!r}: a voice is an accent ({', '.join(ACCENTS)}) "
+    if accent not in ACCENTS or (variant and variant not in known):  # espeak would silently speak in another voice
+        raise OptionError(
+            f"unknown voice {voice!r}: expected an accent ({', '.join(ACCENTS)}) "
             f"or accent+variant, with a variant of {', '.join(sorted(known))}"
         )
     if not text.strip():
-        raise ValueError("there is no text to speak")
+        raise OptionError(f"text={text!r} has nothing to speak: expected at least one word")
     if not RATES[0] <= rate <= RATES[1]:
-        raise ValueError(f"rate is {RATES[0]}..{RATES[1]} words a minute, got {rate}")
+        raise OptionError(f"rate={rate} is out of range: expected {RATES[0]}..{RATES[1]} words a minute")
     if not PITCHES[0] <= pitch <= PITCHES[1]:
-        raise ValueError(f"pitch is {PITCHES[0]}..{PITCHES[1]}, got {pitch}")
+        raise OptionError(f"pitch={pitch} is out of range: expected {PITCHES[0]}..{PITCHES[1]}")
 
-
-# --- the C library
 
 _RATE, _PITCH = 1, 3  # espeak_PARAMETER
 _SYNCHRONOUS, _DO_NOT_EXIT, _UTF8 = 2, 0x8000, 1
@@ -145,25 +129,20 @@ def _speak(text: str, voice: str, rate: int, pitch: int) -> tuple[np.ndarray, in
         if library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded)), 0, 1, 0, _UTF8, None, None) != 0:
             raise RuntimeError(f"espeak-ng could not speak {text!r}")
         library.espeak_Synchronize()
-    if not pieces:
-        raise ValueError(f"espeak-ng made no sound of {text!r}: is there a word in it?")
-    return np.concatenate(pieces), sample_rate
+    return np.concatenate([np.zeros(0, np.int16), *pieces]), sample_rate
 
 
 @contextmanager
 def _fresh_library() -> Iterator[tuple[ctypes.CDLL, int]]:
-    """espeak-ng, loaded for one call and unloaded again (5 ms).
+    """espeak-ng and its sample rate, loaded for one call and unloaded again (5 ms).
 
-    Its noise and flutter go on from call to call in static variables, which only loading anew sets back:
-    otherwise a word's samples would depend on what was spoken before it.
+    Its noise and flutter carry over from call to call in static variables that only a reload resets: without it a word's
+    samples would depend on what was spoken before.
     """
     try:
         import espeakng_loader
     except ImportError as error:
-        raise ImportError(
-            "the speech synthesiser comes from the package espeakng-loader, which is not installed: "
-            "run pip install 'tokenturing[speech]'"
-        ) from error
+        raise MissingExtraError("espeakng-loader", "speech") from error
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     data = espeakng_loader.get_data_path().encode()
     sample_rate = library.espeak_Initialize(_SYNCHRONOUS, 0, data, _DO_NOT_EXIT)

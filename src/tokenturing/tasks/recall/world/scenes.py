@@ -1,4 +1,4 @@
-"""Frames of 32 x 32 grey pixels: a drifting digit now and then, over noise and clutter."""
+"""Frames of 32 x 32 grey pixels: an occasional drifting digit over noise and clutter."""
 
 from dataclasses import dataclass
 
@@ -13,31 +13,31 @@ CLUTTER_IMAGES = 2000
 
 @dataclass(frozen=True)
 class Sighting:
-    """One digit that is visible on steps first ... last (inclusive)."""
+    """A digit that is visible from step `first` to step `last`, inclusive."""
 
     first: int
     last: int
     digit: int
     image: int
-    """row of the split's images"""
+    """index into the split's images"""
     size: float
     """pixels across"""
     start: tuple[float, float]
     """centre (x, y) at the first step, in pixels"""
     drift: tuple[float, float]
-    """pixels a step"""
+    """pixels per step"""
     brightness: float
     turn: float
-    """radians, as nobody writes quite upright"""
+    """rotation in radians"""
 
     def centre(self, step: int) -> tuple[float, float]:
-        """Where it is at a step."""
-        ahead = step - self.first
-        return self.start[0] + self.drift[0] * ahead, self.start[1] + self.drift[1] * ahead
+        """Its centre (x, y) at a step."""
+        elapsed = step - self.first
+        return self.start[0] + self.drift[0] * elapsed, self.start[1] + self.drift[1] * elapsed
 
 
 def random_sighting(rng: np.random.Generator, first: int, steps: int, digit: int, image: int) -> Sighting:
-    """A sighting at a random place and size that drifts inside the frame for `steps` steps."""
+    """A sighting of random place and size that drifts within the frame for `steps` steps."""
     size = rng.uniform(11, 20)
     margin = size / 2
     start, end = rng.uniform(margin, SIZE - margin, 2), rng.uniform(margin, SIZE - margin, 2)
@@ -56,7 +56,7 @@ def random_sighting(rng: np.random.Generator, first: int, steps: int, digit: int
 
 
 def clutter_bank(seed: int) -> Tensor:
-    """[K, 32, 32]: bars and lines across the frame, gratings, gradients, specks, and empty scenes."""
+    """Backgrounds [K, 32, 32]: bars and lines across the frame, gratings, gradients, specks, and empty scenes."""
     rng = np.random.default_rng([seed, 77])
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
     images = np.zeros((CLUTTER_IMAGES, SIZE, SIZE), np.float32)
@@ -80,20 +80,20 @@ def clutter_bank(seed: int) -> Tensor:
 
 
 class NoisePool:
-    """Pixel noise drawn from one seeded pool: a frame is a stretch of it at a random offset."""
+    """A seeded pool of pixel noise: the noise of a frame is a stretch of it at a random offset."""
 
     def __init__(self, seed: int, size: int = 1 << 20):
         generator = torch.Generator().manual_seed(seed)
         self.windows = torch.randn(size, generator=generator).unfold(0, SIZE * SIZE, 1)
 
     def draw(self, frames: int, rng: np.random.Generator) -> Tensor:
-        """[frames, 32, 32] of unit variance"""
+        """[frames, 32, 32], of unit variance"""
         offsets = torch.from_numpy(rng.integers(0, self.windows.shape[0], frames))
         return self.windows[offsets].view(-1, SIZE, SIZE)
 
 
 def render_digits(images: Tensor, centres: Tensor, sizes: Tensor, turns: Tensor) -> Tensor:
-    """Digits [n, 8, 8] at centres [n, 2] (x, y in pixels), of sizes [n], turned by [n] rad -> frames [n, 32, 32]."""
+    """Digits [n, 8, 8] at centres [n, 2] (x, y in pixels), of sizes [n], rotated by turns [n] -> frames [n, 32, 32]."""
     axis = torch.arange(SIZE) + 0.5
     half = sizes.view(-1, 1) / 2
     x = ((axis - centres[:, :1]) / half).unsqueeze(1)
