@@ -95,11 +95,11 @@ def test_what_is_missing_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "inspect needs" in fails(capsys, "inspect")
 
 
-def test_wrong_values_are_one_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_values_are_one_line(checkpoint: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--delays" in fails(capsys, "evaluate", checkpoint, "--delays", "soon")
     assert "expected seconds above 0" in fails(capsys, "evaluate", checkpoint, "--delays", "-1")
     assert "is not a folder" in fails(capsys, "evaluate", checkpoint, "--speech", tmp_path / "x")
-    ask = ("stream", checkpoint, tmp_path, "--ask")
+    ask = ("stream", checkpoint, video, "--ask")
     assert "SECONDS QUESTION" in fails(capsys, *ask, "seen 2 last")
     assert "did you mean 'seen 2 last'" in fails(capsys, *ask, "1.0 sen 2 last")
 

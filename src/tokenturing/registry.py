@@ -1,6 +1,8 @@
 """The one table of names: of models, as checkpoints write them, and of tasks, as recipes do; and where each is found."""
 
 import importlib
+import os
+import sys
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
@@ -35,6 +37,8 @@ TASKS = {
 }
 TASK_ENTRY_POINTS = "tokenturing.tasks"
 """the group of entry points with which an installed package makes tasks of its own known by name"""
+TASK_VARIABLE = "TOKENTURING_TASKS"
+"""tasks that are not installed, module:Class with commas between them"""
 _REGISTERED: dict[str, type[nn.Module]] = {}
 
 
@@ -53,13 +57,21 @@ def register(cls: type[Model]) -> type[Model]:
 
 
 def find_class(name: str) -> type[nn.Module]:
-    """The registered class of that name."""
+    """The registered class of that name; modules of tasks that other packages make known are imported if need be.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if name not in _REGISTERED and name not in _MODULES:
+        for task in _tasks_of_others().values():
+            importlib.import_module(task.partition(":")[0])
     if name in _REGISTERED:
         return _REGISTERED[name]
     if name not in _MODULES:
         raise CheckpointError(
-            f"no class named {name!r} is known: expected {closest(name, [*_MODULES, *_REGISTERED])}; "
-            "make your own known with tokenturing.checkpoint.register"
+            f"no class named {name!r} is known: expected {closest(name, [*_MODULES, *_REGISTERED])}; make your own known with "
+            f"tokenturing.checkpoint.register, its module by an entry point of the group {TASK_ENTRY_POINTS!r} or "
+            f"{TASK_VARIABLE}=module:Class"
         )
     try:
         return getattr(importlib.import_module(_MODULES[name]), name)
@@ -76,19 +88,35 @@ def name_of(model: nn.Module) -> str:
     return cls.__name__
 
 
-def find_task(name: str) -> Any:
+def find_task(name: str, *, anywhere: bool = True) -> Any:
     """The class of a task: of the package, of an entry point, or `module:Class`.
+
+    Args:
+        name: of the task.
+        anywhere: whether a `module:Class` may be imported that nobody made known: not where a checkpoint says the name, which
+            may be a stranger's.
 
     Raises:
         OptionError: there is none of that name.
     """
-    known = {point.name: point.value for point in entry_points(group=TASK_ENTRY_POINTS)} | TASKS
-    module, _, attribute = known.get(name, name).partition(":")
+    others = _tasks_of_others()
+    value = (others | TASKS).get(name, name)
+    module, _, attribute = value.partition(":")
     if not attribute:
-        raise OptionError(f"task={name!r} is not known: expected {closest(name, known)}, or module:Class")
+        raise OptionError(f"task={name!r} is not known: expected {closest(name, others | TASKS)}, or module:Class")
+    if not (anywhere or value in (others | TASKS).values() or module in sys.modules):
+        raise OptionError(f"task={name!r} is out of a checkpoint and not imported: if you trust it, set {TASK_VARIABLE}={name}")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        if name in known or (isinstance(error, ImportError) and error.name not in (module, module.partition(".")[0])):
+    except ModuleNotFoundError as error:
+        if value in TASKS.values() or not f"{module}.".startswith(f"{error.name}."):
             raise
-        raise OptionError(f"task={name!r} cannot be found ({error}): expected module:Class, importable from here") from error
+        raise OptionError(f"task={name!r}: there is no module {error.name!r}: is its folder in PYTHONPATH?") from error
+    except AttributeError as error:
+        raise OptionError(f"task={name!r}: {error}") from error
+
+
+def _tasks_of_others() -> dict[str, str]:
+    """Name -> module:Class of tasks that installed packages and the environment make known."""
+    installed = {point.name: point.value for point in entry_points(group=TASK_ENTRY_POINTS)}
+    return installed | {value: value for value in os.environ.get(TASK_VARIABLE, "").split(",") if value}

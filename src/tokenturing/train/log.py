@@ -38,13 +38,14 @@ class RunLog:
         return found
 
     def write(self, update: int, **metrics: Any) -> None:
-        """One line for an update."""
+        """One line for an update; a dict of metrics has names of its own, "validation/right" among the events."""
         self.file.write(json.dumps({"update": update, **metrics}) + "\n")
         self.file.flush()
         if self.events is not None:
             for name, value in metrics.items():
-                if isinstance(value, int | float):
-                    self.events.add_scalar(name, value, update)
+                parts = {f"{name}/{part}": number for part, number in value.items()} if isinstance(value, dict) else {name: value}
+                for path, number in parts.items():
+                    self.events.add_scalar(path, number, update)
 
     def close(self) -> None:
         """Flush and close."""

@@ -210,7 +210,7 @@ def _look(run: Training, log: RunLog, metrics: dict[str, Any], total: int) -> No
     losses = {name: value for name, value in metrics.items() if name != "validation"}
     if run.update % run.recipe.train.evaluate_every == 0 or run.update == total:
         metrics["validation"] = run.validate()
-        log.write(run.update, **losses, **run.validation, seconds=round(run.seconds, 1))
+        log.write(run.update, **losses, seconds=round(run.seconds, 1), validation=run.validation)
     elif run.update % LOG_EVERY == 0:
         log.write(run.update, **losses, seconds=round(run.seconds, 1))
 

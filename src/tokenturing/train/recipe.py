@@ -101,14 +101,15 @@ def task_of(model: Any) -> Any:
     if not isinstance(recipe, Mapping) or not isinstance(recipe.get("task"), str):
         kind = type(model).__name__
         raise OptionError(f"this {kind} does not say what task it is for: expected a model that `tokenturing train` trained")
-    name, default = _task_of(recipe)
-    options = default
+    name = recipe["task"]
+    cls = find_task(name, anywhere=False)
+    options = default = cls.Config()
     for key in (f.name for f in fields(default)):
         try:
             options = build(options, {key: recipe[key]} if key in recipe else {})
         except OptionError:  # of an older version: the default serves
             continue
-    return find_task(name)(options)
+    return cls(options)
 
 
 def _task_of(content: Mapping[str, Any]) -> tuple[str, Any]:
