@@ -57,13 +57,13 @@ def register(cls: type[Model]) -> type[Model]:
 
 
 def find_class(name: str) -> type[nn.Module]:
-    """The registered class of that name; modules of tasks that other packages make known are imported if need be.
+    """The registered class of that name; the modules of tasks are imported if need be, as they register theirs.
 
     Raises:
         CheckpointError: there is none.
     """
     if name not in _REGISTERED and name not in _MODULES:
-        for task in _tasks_of_others().values():
+        for task in (TASKS | _tasks_of_others()).values():
             importlib.import_module(task.partition(":")[0])
     if name in _REGISTERED:
         return _REGISTERED[name]

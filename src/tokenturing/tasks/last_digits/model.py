@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tokenturing.checkpoint.hub import HubMixin
 from tokenturing.models.contract import Input, RecurrentModel
-from tokenturing.registry import find_class
+from tokenturing.registry import find_class, register
 
 DEPTH = 4
 """how many of the last digits are asked for"""
@@ -17,6 +17,7 @@ SIDE = 8
 """pixels"""
 
 
+@register
 class DigitRecaller(HubMixin):
     """Pixels -> one token; a memory; its output tokens -> the last DEPTH digits.
 
