@@ -33,11 +33,11 @@ class Sound(RecurrentModel):
     def initial_state(self, batch_size: int) -> SoundState:
         return SoundState(self.out.weight.new_zeros(batch_size, self.width))
 
-    def prepare(self, x: Tensor, token_mask: Tensor | None) -> tuple[Tensor]:
+    def prepare(self, x: Tensor, token_mask: Tensor | None, *others: Any) -> tuple[tuple[Tensor], dict[str, Tensor]]:
         if token_mask is None:
-            return (x.mean(-2),)
+            return (x.mean(-2),), {}
         present = token_mask.unsqueeze(-1).to(x.dtype)
-        return ((x * present).sum(-2) / present.sum(-2).clamp(min=1),)
+        return ((x * present).sum(-2) / present.sum(-2).clamp(min=1),), {}
 
     def advance(self, prepared: tuple[Tensor], state: SoundState) -> tuple[Tensor, SoundState]:
         memory = (self.input(prepared[0]) + self.recurrent(state.memory)).tanh()
@@ -59,9 +59,9 @@ class LeakyNorm(Sound):
         super().__init__(width)
         self.norm = nn.BatchNorm1d(width, track_running_stats=False)
 
-    def prepare(self, x: Tensor, token_mask: Tensor | None) -> tuple[Tensor]:
-        (mean,) = super().prepare(x, token_mask)
-        return (self.norm(mean.reshape(-1, self.width)).view_as(mean),)
+    def prepare(self, x: Tensor, token_mask: Tensor | None, *others: Any) -> tuple[tuple[Tensor], dict[str, Tensor]]:
+        (mean,), known = super().prepare(x, token_mask, *others)
+        return (self.norm(mean.reshape(-1, self.width)).view_as(mean),), known
 
 
 class Hidden(Sound):
@@ -120,8 +120,8 @@ class ZeroReset(Sound):
 class ZeroMask(Sound):
     """Takes absent tokens for zeros, which count in the mean."""
 
-    def prepare(self, x: Tensor, token_mask: Tensor | None) -> tuple[Tensor]:
-        return (x.mean(-2),)
+    def prepare(self, x: Tensor, token_mask: Tensor | None, *others: Any) -> tuple[tuple[Tensor], dict[str, Tensor]]:
+        return (x.mean(-2),), {}
 
 
 class LeakyMask(Sound):

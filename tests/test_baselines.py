@@ -16,13 +16,13 @@ from tokenturing.baselines import (
     Retrieval,
     TemporalMixer,
     WindowTransformer,
-    chunked,
 )
 from tokenturing.baselines.causal import DECAYS
 from tokenturing.baselines.embedding import StepEmbedding
 from tokenturing.baselines.history import timeline
 from tokenturing.errors import OptionError
 from tokenturing.models.contract import RecurrentModel
+from tokenturing.models.scan import step_by_step, without_absent
 
 B, T, N, D, R, W = 3, 9, 3, 16, 2, 4
 COMMON = {"input_tokens": N, "read_tokens": R}
@@ -264,11 +264,11 @@ def test_step_exports_with_dynamic_sizes(name):
 @pytest.mark.parametrize("name", CHUNKED)
 def test_chunks_side_by_side_equal_the_scan(name, monkeypatch):
     """The readable twin is the scan itself, one step after another."""
-    monkeypatch.setattr(chunked, "CHUNK", 7)
     model, x = build(name), tokens(5, 20)
+    monkeypatch.setattr(model, "longest_segment", 7)
     mask, reset, active = flags(0.7, 5, 20, N), flags(0.15, 5, 20, seed=3), flags(0.7, 5, 20, seed=4)
     y, state = model(x, None, reset, active, mask)
-    twin, twin_state = RecurrentModel.forward(model, x, None, reset, active, mask)
+    twin, twin_state = step_by_step(model, model.initial_state(5), without_absent(x, mask), mask, reset, active)
     assert_close(y, twin)
     assert_same(state, twin_state)
     expected = gradients(model, twin, twin_state)

@@ -65,7 +65,7 @@ SCENIC = {
     "scenic-simple": scenic(unit="TokenTuringMachineSimpleUnit"),
 }
 ZOO: dict[str, Callable[[], RecurrentModel]] = {**MACHINES, **BASELINES, **SCENIC}
-GROWING = ("FullTransformer", "Retrieval")
+GROWING = [name for name, make in ZOO.items() if make().growing]
 """those whose state grows, by design"""
 BOUNDED = [name for name in ZOO if name not in GROWING]
 
@@ -88,7 +88,7 @@ def inputs(model: RecurrentModel, rows: int = 3, steps: int = 7, *, seed: int = 
     generator = torch.Generator().manual_seed(seed)
     like = next(model.parameters())
     x = torch.randn(rows, steps, model.input_tokens or 3, model.width, generator=generator).to(like.dtype)
-    if model.look_back:
+    if model.config.get("look_back"):
         x = torch.where(torch.rand(x.shape[:-1], generator=generator).unsqueeze(-1) < 0.4, 0.0, x)
     return x
 
