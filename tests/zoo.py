@@ -47,16 +47,19 @@ MACHINES = {
     "write-none": machine(write="none", read="pool", positions=False),
     "dropout-in-evaluation": machine(dropout=0.5, layers=2),
 }
+SMALL_BASELINES: dict[str, dict[str, Any]] = {
+    "LSTM": {"layers": 2, "hidden": 12},
+    "GRU": {"layers": 2},
+    "Memoryless": {"layers": 1},
+    "WindowTransformer": {"layers": 2, "heads": 2, "window": 4, "hidden": 24},
+    "FullTransformer": {"layers": 2, "heads": 2, "hidden": 24},
+    "RecurrentTransformer": {"layers": 1, "heads": 2, "state_tokens": 3, "hidden": 24},
+    "TemporalMixer": {"layers": 1, "window": 4},
+    "Retrieval": {"layers": 1, "heads": 2, "nearest": 2, "hidden": 24},
+}
 BASELINES = {
-    "LSTM": baseline("LSTM", layers=2, hidden=12),
-    "LSTM-fixed-tokens": baseline("LSTM", input_tokens=3),
-    "GRU": baseline("GRU", layers=2),
-    "Memoryless": baseline("Memoryless", layers=1),
-    "WindowTransformer": baseline("WindowTransformer", layers=2, heads=2, window=4, hidden=24),
-    "FullTransformer": baseline("FullTransformer", layers=2, heads=2, hidden=24),
-    "RecurrentTransformer": baseline("RecurrentTransformer", layers=1, heads=2, state_tokens=3, hidden=24),
-    "TemporalMixer": baseline("TemporalMixer", layers=1, window=4),
-    "Retrieval": baseline("Retrieval", layers=1, heads=2, nearest=2, hidden=24),
+    **{name: baseline(name, **options) for name, options in SMALL_BASELINES.items()},
+    **{f"{name}-fixed-tokens": baseline(name, **options, input_tokens=3) for name, options in SMALL_BASELINES.items()},
 }
 SCENIC = {
     "scenic": scenic(),
