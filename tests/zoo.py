@@ -60,6 +60,8 @@ SMALL_BASELINES: dict[str, dict[str, Any]] = {
 BASELINES = {
     **{name: baseline(name, **options) for name, options in SMALL_BASELINES.items()},
     **{f"{name}-fixed-tokens": baseline(name, **options, input_tokens=3) for name, options in SMALL_BASELINES.items()},
+    # Three, since of two that are about as near bfloat16 may find the other.
+    "Retrieval-fixed-tokens": baseline("Retrieval", layers=1, heads=2, nearest=3, hidden=24, input_tokens=3),
 }
 SCENIC = {
     "scenic": scenic(),
