@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tokenturing import state as states
 from tokenturing.checkpoint import register
-from tokenturing.models.contract import RecurrentModel
+from tokenturing.models.contract import Input, RecurrentModel
 from tokenturing.models.scan import scan
 
 
@@ -33,11 +33,11 @@ class Sound(RecurrentModel):
     def initial_state(self, batch_size: int) -> SoundState:
         return SoundState(self.out.weight.new_zeros(batch_size, self.width))
 
-    def prepare(self, x: Tensor, token_mask: Tensor | None) -> tuple[Tensor]:
+    def prepare(self, x: Tensor, token_mask: Tensor | None, *others: Any) -> tuple[tuple[Tensor], dict[str, Tensor]]:
         if token_mask is None:
-            return (x.mean(-2),)
+            return (x.mean(-2),), {}
         present = token_mask.unsqueeze(-1).to(x.dtype)
-        return ((x * present).sum(-2) / present.sum(-2).clamp(min=1),)
+        return ((x * present).sum(-2) / present.sum(-2).clamp(min=1),), {}
 
     def advance(self, prepared: tuple[Tensor], state: SoundState) -> tuple[Tensor, SoundState]:
         memory = (self.input(prepared[0]) + self.recurrent(state.memory)).tanh()
@@ -59,9 +59,9 @@ class LeakyNorm(Sound):
         super().__init__(width)
         self.norm = nn.BatchNorm1d(width, track_running_stats=False)
 
-    def prepare(self, x: Tensor, token_mask: Tensor | None) -> tuple[Tensor]:
-        (mean,) = super().prepare(x, token_mask)
-        return (self.norm(mean.reshape(-1, self.width)).view_as(mean),)
+    def prepare(self, x: Tensor, token_mask: Tensor | None, *others: Any) -> tuple[tuple[Tensor], dict[str, Tensor]]:
+        (mean,), known = super().prepare(x, token_mask, *others)
+        return (self.norm(mean.reshape(-1, self.width)).view_as(mean),), known
 
 
 class Hidden(Sound):
@@ -120,8 +120,8 @@ class ZeroReset(Sound):
 class ZeroMask(Sound):
     """Takes absent tokens for zeros, which count in the mean."""
 
-    def prepare(self, x: Tensor, token_mask: Tensor | None) -> tuple[Tensor]:
-        return (x.mean(-2),)
+    def prepare(self, x: Tensor, token_mask: Tensor | None, *others: Any) -> tuple[tuple[Tensor], dict[str, Tensor]]:
+        return (x.mean(-2),), {}
 
 
 class LeakyMask(Sound):
@@ -186,6 +186,63 @@ class Growing(Sound):
     def advance(self, prepared: tuple[Tensor], state: SoundState) -> tuple[Tensor, SoundState]:
         y, following = super().advance(prepared, SoundState(state.memory.mean(1)))
         return y, SoundState(torch.cat([state.memory, following.memory.unsqueeze(1)], 1))
+
+
+class Boastful(Sound):
+    """Declares a leaf to grow that does not."""
+
+    growing = frozenset({"memory"})
+
+
+class Misnaming(Growing):
+    """Grows in another leaf than it declares."""
+
+    growing = frozenset({"cache"})
+
+
+class Narrow(Sound):
+    """Declares any number of tokens and takes three."""
+
+    def step(self, x: Tensor, state: Any, **options: Any) -> Any:
+        assert x.shape[1] == 3
+        return super().step(x, state, **options)
+
+
+class Lying(Sound):
+    """Declares tokens that are wider than those it takes."""
+
+    def signature(self) -> dict[str, Input]:
+        return {**super().signature(), "x": Input(("N", self.width + 1), torch.float64)}
+
+
+class Unmasked(Sound):
+    """Declares a mask of tokens that it does not take."""
+
+    def step(self, x: Tensor, state: Any, *, token_mask: None = None) -> Any:
+        assert token_mask is None
+        return super().step(x, state)
+
+
+class RowsLast(Sound):
+    """Keeps its rows along the last axis."""
+
+    def initial_state(self, batch_size: int) -> SoundState:
+        return SoundState(self.out.weight.new_zeros(self.width, batch_size))
+
+    def step(self, x: Tensor, state: SoundState, **options: Any) -> Any:
+        y, following = super().step(x, SoundState(state.memory.T), **options)
+        return y, SoundState(following.memory.T)
+
+
+class Nameless(Sound):
+    """Has a state without names."""
+
+    def initial_state(self, batch_size: int) -> Any:
+        return tuple(super().initial_state(batch_size))
+
+    def step(self, x: Tensor, state: Any, **options: Any) -> Any:
+        y, following = super().step(x, SoundState(*state), **options)
+        return y, tuple(following)
 
 
 class Detaching(Sound):

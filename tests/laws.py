@@ -1,5 +1,6 @@
 """The laws as functions: each takes a model and raises AssertionError, saying where it is broken."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from zoo import inputs, worn_state
 
 from tokenturing import state as states
-from tokenturing.models.contract import RecurrentModel
+from tokenturing.models.contract import Input, RecurrentModel, StreamModel, step_by_name
 from tokenturing.testing.trees import compare
 
 ROWS, STEPS = 3, 5
@@ -239,7 +240,8 @@ def inactive_steps_leave_no_trace(model: RecurrentModel, stream: Stream) -> None
 
 def masked_tokens_change_nothing(model: RecurrentModel, stream: Stream) -> None:
     """Whatever they hold, outputs, states and gradients are the same, and no gradient goes to them."""
-    x, state, mask = inputs(model, ROWS, STEPS), worn_state(model, ROWS), stream.mask
+    x, state, mask = inputs(model, ROWS, STEPS), worn_state(model, ROWS), stream.mask.clone()
+    mask[1, stream.borders[0]] = False
 
     def run(model: RecurrentModel, x: Tensor, state: Any) -> Result:
         return model(x, state, token_mask=mask)
@@ -254,6 +256,14 @@ def masked_tokens_change_nothing(model: RecurrentModel, stream: Stream) -> None:
         with torch.no_grad():
             assert_same(expected, run(model, poisoned, state), f"absent tokens hold {value}", tolerance=0)
         assert_same_gradients(wanted, gradients(run, model, poisoned, state), f"absent tokens hold {value}")
+
+
+@torch.no_grad()
+def an_absent_token_is_no_token_of_zeros(model: RecurrentModel) -> None:
+    x, state = inputs(model, ROWS, STEPS), worn_state(model, ROWS)
+    mask = torch.tensor([True, False, True]).expand(ROWS, STEPS, 3)
+    off = float((model(torch.where(mask.unsqueeze(-1), x, 0.0), state)[0] - model(x, state, token_mask=mask)[0]).abs().max())
+    assert off > 1e-4, f"absent tokens and zeros give the same, but for {off:.2g}"
 
 
 @torch.no_grad()
@@ -290,3 +300,66 @@ def the_future_changes_nothing(model: RecurrentModel, stream: Stream, *, value: 
     later = x.clone()
     later[:, step:] = value
     assert_same((expected, ()), (model(later, state)[0][:, :step], ()), f"{value} from step {step} on")
+
+
+# --- declarations
+
+LETTERS = (2, 4)
+"""values of every free letter of a signature"""
+
+
+def _made_up(one: Input, rows: int, letter: int, generator: torch.Generator) -> Tensor:
+    """A tensor as a signature has it, with all free letters the same."""
+    shape = rows, *(letter if isinstance(size, str) else size for size in one.shape)
+    if one.dtype == torch.bool:
+        return torch.rand(shape, generator=generator) < 0.7
+    if one.dtype.is_floating_point:
+        return torch.randn(shape, generator=generator).to(one.dtype)
+    return torch.zeros(shape, dtype=one.dtype)
+
+
+def _assert_batch_first(tree: Any, rows: int, what: str) -> None:
+    """A tensor [B, ...], or a (nested) NamedTuple of those."""
+    if isinstance(tree, Tensor):
+        assert tree.dim() > 0, f"{what} has no axis of rows"
+        assert len(tree) == rows, f"{what} has shape {list(tree.shape)} for {rows} rows"
+        return
+    assert isinstance(tree, tuple), f"{what} is a {type(tree).__name__}"
+    assert hasattr(tree, "_fields"), f"{what} is a {type(tree).__name__}"
+    for name, part in zip(tree._fields, tree, strict=True):
+        _assert_batch_first(part, rows, f"{what}.{name}")
+
+
+@torch.no_grad()
+def a_step_takes_what_its_signature_says(model: StreamModel) -> None:
+    """With the optional ones, with each alone and without; of so many rows and of others."""
+    signature, generator = model.signature(), torch.Generator().manual_seed(4)
+    needed = {name for name, one in signature.items() if not one.optional}
+    choices = [needed, set(signature), *(needed | {name} for name in signature)]
+    for rows, letter, names in itertools.product((1, ROWS), LETTERS, choices):
+        given = {name: _made_up(one, rows, letter, generator) for name, one in signature.items() if name in names}
+        shapes = {name: list(part.shape) for name, part in given.items()}
+        try:
+            y, state = step_by_name(model, given, model.initial_state(rows))
+            step_by_name(model, given, state)
+        except Exception as error:
+            raise AssertionError(f"a step cannot take {shapes}, which its signature promises: {error}") from error
+        _assert_batch_first(y, rows, "the output")
+        _assert_batch_first(state, rows, "the state")
+
+
+@torch.no_grad()
+def exactly_what_is_declared_grows(model: StreamModel) -> None:
+    state = model.initial_state(ROWS)
+    assert not isinstance(state, Tensor), "the state is a tensor: expected a NamedTuple"
+    _assert_batch_first(state, ROWS, "the state")
+    first = {name: (leaf.shape, leaf.dtype) for name, leaf in states.leaves(state)}
+    assert model.growing <= set(first), f"{set(model.growing)} grow, but the leaves are {set(first)}"
+    generator, found = torch.Generator().manual_seed(4), set()
+    for _ in range(STEPS):
+        given = {name: _made_up(one, ROWS, LETTERS[0], generator) for name, one in model.signature().items()}
+        _, state = step_by_name(model, given, state)
+        now = {name: (leaf.shape, leaf.dtype) for name, leaf in states.leaves(state)}
+        assert set(now) == set(first), f"the state has other leaves after a step: {set(now)}"
+        found |= {name for name in first if now[name] != first[name]}
+    assert found == model.growing, f"{set(model.growing) or 'nothing'} is declared to grow, and {found or 'nothing'} does"

@@ -1,4 +1,4 @@
-"""What is special about each baseline, and the laws that all of them keep."""
+"""What is special about each baseline. The laws that they keep, as every model does, are in `test_laws*`."""
 
 import math
 
@@ -16,13 +16,13 @@ from tokenturing.baselines import (
     Retrieval,
     TemporalMixer,
     WindowTransformer,
-    chunked,
 )
 from tokenturing.baselines.causal import DECAYS
 from tokenturing.baselines.embedding import StepEmbedding
 from tokenturing.baselines.history import timeline
 from tokenturing.errors import OptionError
 from tokenturing.models.contract import RecurrentModel
+from tokenturing.models.scan import step_by_step, without_absent
 
 B, T, N, D, R, W = 3, 9, 3, 16, 2, 4
 COMMON = {"input_tokens": N, "read_tokens": R}
@@ -37,7 +37,7 @@ MODELS = {
     "Retrieval": lambda **o: Retrieval(D, 2, 2, nearest=3, **COMMON | o),
 }
 CHUNKED = ("WindowTransformer", "FullTransformer", "Retrieval")
-GROWING = ("FullTransformer", "Retrieval")
+GROWING = [name for name, make in MODELS.items() if make().growing]
 every = pytest.mark.parametrize("name", MODELS)
 
 
@@ -92,27 +92,9 @@ def run_chunks(model: RecurrentModel, x: Tensor, sizes: tuple[int, ...], **per_s
     return torch.cat(outputs, 1), state
 
 
-# The laws
-
-
-@every
-@pytest.mark.parametrize("input_tokens", [N, None])
-def test_whole_is_chunks_is_steps(name, input_tokens):
-    model, x = build(name, input_tokens=input_tokens), tokens()
-    mask = flags(0.7, B, T, N)
-    y, state = model(x, token_mask=mask)
-    assert y.shape == (B, T, R, D)
-    expected = gradients(model, y, state)
-    for other, after in (run_chunks(model, x, (2, 1, 6), token_mask=mask), run_steps(model, x, mask)):
-        assert_close(y, other)
-        assert_same(state, after)
-        for key, gradient in gradients(model, other, after).items():
-            torch.testing.assert_close(gradient, expected[key], rtol=1e-4, atol=2e-5, msg=key)
-
-
 @every
 def test_memory_reaches_the_output_except_where_there_is_none(name):
-    """The control: if no model remembered, the laws above would say little."""
+    """If no model remembered, the laws of streams would say little."""
     model, x = build(name), tokens()
     changed = x.clone()
     changed[:, -2] = tokens(seed=9)[:, -2]
@@ -120,155 +102,14 @@ def test_memory_reaches_the_output_except_where_there_is_none(name):
     assert (difference == 0) if name == "Memoryless" else (difference > 1e-4)
 
 
-@every
-def test_a_row_alone_is_the_row_among_strangers(name):
-    model, x = build(name), tokens()
-    reset, active = flags(0.2, B, T), flags(0.7, B, T, seed=3)
-    y, state = model(x, None, reset, active)
-    alone, after = model(x[1:2], None, reset[1:2], active[1:2])
-    assert_close(y[1:2], alone)
-    assert_same(states.take(state, [1]), after)
-
-
-@every
-def test_a_reset_restarts_exactly_its_rows(name):
-    model, x = build(name), tokens()
-    reset = torch.zeros(B, T, dtype=torch.bool)
-    reset[1, 5] = True
-    y, state = model(x, None, reset)
-    plain, plain_state = model(x)
-    fresh, fresh_state = model(x[1:2, 5:])
-    assert_close(y[[0, 2]], plain[[0, 2]])
-    assert_same(states.take(state, [0, 2]), states.take(plain_state, [0, 2]))
-    assert_close(y[1:2, 5:], fresh)
-    assert_same(states.take(state, [1]), fresh_state)
-
-
-@every
-def test_an_inactive_row_is_unchanged_to_the_bit(name):
-    model, x = build(name), tokens()
-    _, state = model(x)
-    x[1, 3:] = torch.nan
-    active = torch.ones(B, T, dtype=torch.bool)
-    active[1] = False
-    with torch.no_grad():
-        y, after = model(x[[0, 1, 2]].nan_to_num(), state, None, active)
-        assert not y[1].any()
-        assert_same(states.take(after, [1]), states.take(state, [1]), tolerance=0.0)
-        torch.testing.assert_close(y, model(x, state, None, active)[0], rtol=0, atol=0)
-
-
-@every
-@pytest.mark.parametrize("input_tokens", [N, None])
-def test_masked_tokens_change_nothing(name, input_tokens):
-    model, x = build(name, input_tokens=input_tokens), tokens()
-    mask = flags(0.6, B, T, N)
-    mask[0, 4] = False
-    mask[1] = False
-    dirty = torch.where(mask.unsqueeze(-1), x, torch.nan)
-    y, state = model(x, token_mask=mask)
-    other, after = model(dirty, token_mask=mask)
-    torch.testing.assert_close(y, other, rtol=0, atol=0)
-    assert_same(state, after, tolerance=0.0)
-    assert all(g.isfinite().all() for g in gradients(model, other, after).values())
-    assert_close(model(x)[0], model(x, token_mask=torch.ones_like(mask))[0])
-    zeros = torch.where(mask.unsqueeze(-1), x, 0.0)
-    assert (model(zeros)[0] - y).abs().max() > 1e-3, "an absent token is not a token of zeros"
-
-
-@every
-def test_states_keep_their_size_or_grow_by_design(name):
-    model = build(name)
-    sizes = [states.nbytes(model(tokens(steps=steps))[1]) for steps in (5, 10, 20)]
-    if name in GROWING:
-        assert sizes[0] < sizes[1] < sizes[2]
-    else:
-        assert sizes[0] == sizes[1] == sizes[2]
-
-
-@every
-def test_bptt_cuts_gradients_and_recompute_does_not(name):
-    model, x = build(name), tokens()
-    x.requires_grad_()
-    weights = torch.linspace(-1, 1, R * D).view(R, D)  # the plain sum of a LayerNorm's outputs has no gradient
-
-    def gradient(**options) -> Tensor:
-        return torch.autograd.grad((model(x, **options)[0][:, -1] * weights).sum(), x)[0]
-
-    assert_close(gradient(recompute=4), gradient())
-    assert name == "Memoryless" or gradient()[:, 7].abs().max() > 1e-4
-    cut = gradient(bptt=6)
-    assert not cut[:, :6].any()
-    assert cut[:, 8].abs().max() > 1e-4
-
-
-@every
-def test_the_same_options_build_the_same_model(name):
-    model = build(name, dropout=0.1)
-    twin = type(model)(**model.config).eval()
-    twin.load_state_dict(model.state_dict())
-    assert_close(twin(tokens())[0], model(tokens())[0])
-    assert (model.width, model.output_tokens, model.input_tokens) == (D, R, N)
-    with pytest.raises(OptionError, match="read_tokens=0"):
-        build(name, read_tokens=0)
-    with pytest.raises(OptionError, match="dropout"):
-        build(name, dropout=1.0)
-
-
-@every
-@torch.no_grad()
-def test_step_compiles_whole(name):
-    torch._dynamo.reset()  # all models share the code of `step`, and so its limit of compilations
-    model = build(name)
-    compiled = torch.compile(model.step, fullgraph=True, backend="aot_eager")
-    mask = flags(0.7, B, T, N)
-    state = expected_state = model.initial_state(B)
-    for t in range(4):
-        y, state = compiled(tokens()[:, t], state, token_mask=mask[:, t])
-        expected, expected_state = model.step(tokens()[:, t], expected_state, token_mask=mask[:, t])
-        assert_close(y, expected)
-    assert_same(state, expected_state)
-
-
-class Step(nn.Module):
-    def __init__(self, model: RecurrentModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor, state, token_mask: Tensor):
-        return self.model.step(x, state, token_mask=token_mask)
-
-
-@every
-def test_step_exports_with_dynamic_sizes(name):
-    model = build(name)
-    rows, columns = torch.export.Dim("rows", min=1), torch.export.Dim("columns", min=3)
-    _, state = model(tokens(2, 5))
-    shapes = states.map_state(lambda leaf: {0: rows, 1: columns} if name in GROWING and leaf.dim() > 1 else {0: rows}, state)
-    x, mask = tokens(2, 1)[:, 0], flags(0.7, 2, N)
-    exported = torch.export.export(
-        Step(model), (x, state, mask), dynamic_shapes=({0: rows}, shapes, {0: rows}), strict=False
-    ).module()
-    for batch, history in ((1, 4), (4, 7)):
-        _, state = model(tokens(batch, history, seed=5))
-        x, mask = tokens(batch, 1, seed=6)[:, 0], flags(0.7, batch, N, seed=7)
-        y, after = exported(x, state, mask)
-        expected, expected_state = model.step(x, state, token_mask=mask)
-        assert_close(y, expected)
-        assert_same(after, expected_state)
-
-
-# Side by side = the loop over steps
-
-
 @pytest.mark.parametrize("name", CHUNKED)
 def test_chunks_side_by_side_equal_the_scan(name, monkeypatch):
     """The readable twin is the scan itself, one step after another."""
-    monkeypatch.setattr(chunked, "CHUNK", 7)
     model, x = build(name), tokens(5, 20)
+    monkeypatch.setattr(model, "longest_segment", 7)
     mask, reset, active = flags(0.7, 5, 20, N), flags(0.15, 5, 20, seed=3), flags(0.7, 5, 20, seed=4)
     y, state = model(x, None, reset, active, mask)
-    twin, twin_state = RecurrentModel.forward(model, x, None, reset, active, mask)
+    twin, twin_state = step_by_step(model, model.initial_state(5), without_absent(x, mask), mask, reset, active)
     assert_close(y, twin)
     assert_same(state, twin_state)
     expected = gradients(model, twin, twin_state)

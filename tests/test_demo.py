@@ -18,6 +18,7 @@ from tokenturing.demo.terminal import half_blocks, show
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.growth import growth
 from tokenturing.evaluate.trace import BACKGROUND, EMPTY, Event, holdings, trace_step
+from tokenturing.models.scan import prepare_one
 from tokenturing.tasks.last_digits.task import LastDigits
 from tokenturing.tasks.recall.minute import Minute, make_minute
 from tokenturing.tasks.recall.model import RecallModel
@@ -66,8 +67,8 @@ def test_the_gate_of_the_trace_is_the_gate() -> None:
     state, x = machine.initial_state(1), torch.randn(1, 1, 16)
     mask = torch.ones(1, 1, dtype=torch.bool)
     with torch.no_grad():
-        prepared, moved_on = machine.prepare_step(x, state, mask)
-        slots = machine.cell.slots(moved_on)
+        prepared, _ = prepare_one(machine, x, mask, state)
+        slots = machine.cell.slots(state)
         z = machine.cell.read.combine([machine.cell.read.encode(slots.tokens), prepared.read])
         _, gate = machine.cell.write.propose(slots, prepared.write, machine.cell.processor(z))
     _, _, trace = trace_step(machine, x, state, mask)

@@ -6,7 +6,9 @@ from torch import Tensor
 
 import tokenturing as tt
 from tokenturing.errors import OptionError
-from tokenturing.layers.look_back import Past, look_back
+from tokenturing.layers.look_back import Past
+from tokenturing.models.look_back import look_back
+from tokenturing.models.scan import prepare_one
 
 
 def machine(**options: object) -> tt.TokenTuringMachine:
@@ -20,7 +22,7 @@ def machine(**options: object) -> tt.TokenTuringMachine:
 def gate_of(model: tt.TokenTuringMachine, x: Tensor) -> Tensor:
     """The gates [B, M] of a first step."""
     state = model.initial_state(x.shape[0])
-    prepared, state = model.prepare_step(x, state, None)
+    prepared, _ = prepare_one(model, x, None, state)
     slots = model.cell.slots(state)
     z = model.cell.read.combine([model.cell.read.encode(slots.tokens), prepared.read])
     return model.cell.write.propose(slots, prepared.write, model.cell.processor(z))[1].squeeze(-1)  # type: ignore[operator]
@@ -89,27 +91,28 @@ def test_how_long_a_place_has_held_the_same_is_known_however_long_it_lasts() -> 
     x, state = torch.randn(1, 3, 16, dtype=torch.float64), model.initial_state(1)
     seen = []
     for _ in range(81):
-        prepared, state = model.prepare_step(x, state, None)
+        prepared, _ = prepare_one(model, x, None, state)
+        state = model.step(x, state)[1]
         seen.append(prepared.write[0])
     assert state.quiet.tolist() == [[80.0] * 3]
     assert not torch.allclose(seen[40], seen[80], atol=1e-3), "the same after 40 steps and after 80"
     model.cell.look_back.heeds_clock = False  # type: ignore[union-attr]
-    without, _ = model.prepare_step(x, state, None)
+    without, _ = prepare_one(model, x, None, state)
     assert not torch.allclose(without.write[0], seen[80], atol=1e-3)
 
 
 def test_what_has_just_begun_can_be_told_from_what_goes_on() -> None:
     x = torch.randn(1, 1, 3, 16, dtype=torch.float64).expand(-1, 5, -1, -1)
     told = machine(look_back=2, input_tokens=3).eval()
-    first, later = told.prepare_step(x[:, 0], told.initial_state(1), None)[0], None
+    first, later = prepare_one(told, x[:, 0], None, told.initial_state(1))[0], None
     state = told.initial_state(1)
     for step in range(5):
-        later, state = told.prepare_step(x[:, step], state, None)
+        later, state = prepare_one(told, x[:, step], None, state)[0], told.step(x[:, step], state)[1]
     assert not torch.allclose(first.write[0], later.write[0])  # type: ignore[union-attr]
     blind = machine(input_tokens=3).eval()
     assert torch.equal(
-        blind.prepare_step(x[:, 0], None, None)[0].write[0],
-        blind.prepare_step(x[:, 4], None, None)[0].write[0],
+        prepare_one(blind, x[:, 0], None, None)[0].write[0],
+        prepare_one(blind, x[:, 4], None, None)[0].write[0],
     )
 
 

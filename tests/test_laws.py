@@ -65,6 +65,7 @@ def test_inactive(name: str, stream: Stream) -> None:
 def test_masked_tokens(name: str, stream: Stream) -> None:
     model = build(name)
     laws.masked_tokens_change_nothing(model, stream)
+    laws.an_absent_token_is_no_token_of_zeros(model)
     if model.input_tokens is None:
         laws.masked_tokens_are_as_if_they_were_not_there(model, stream)
 
@@ -130,6 +131,12 @@ def check(law: Callable, model: broken.Sound) -> None:
 def test_control_fails(law: Callable, cls: type[broken.Sound]) -> None:
     with pytest.raises(AssertionError):
         check(law, broken.make(cls))
+
+
+def test_absent_control_fails() -> None:
+    laws.an_absent_token_is_no_token_of_zeros(broken.make(broken.Sound))
+    with pytest.raises(AssertionError, match="absent tokens and zeros give the same"):
+        laws.an_absent_token_is_no_token_of_zeros(broken.make(broken.ZeroMask))
 
 
 @pytest.mark.parametrize("law", dict.fromkeys(law for law, _ in CONTROLS), ids=lambda law: law.__name__)

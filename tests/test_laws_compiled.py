@@ -23,6 +23,8 @@ QUICK = (
     "write-concat",
     "scenic-simple",
     "LSTM",
+    "GRU",
+    "Memoryless",
     "WindowTransformer",
     "FullTransformer",
     "RecurrentTransformer",
@@ -57,6 +59,19 @@ def compiled_is_eager(model: RecurrentModel, backend: str = "aot_eager", steps: 
         laws.assert_same(model(x, state, **flags), compiled(x, state, **flags), f"torch.compile with {backend}")
 
 
+def compiled_steps_are_eager(model: RecurrentModel, steps: int = 3) -> None:
+    """`step` by itself, one after another on its own states."""
+    x, start, flags = some_steps(model, steps)
+    compiled = torch.compile(model.step, fullgraph=True, backend="aot_eager")
+    state = expected = start
+    with torch.no_grad():
+        for t in range(steps):
+            mask = flags["token_mask"][:, t]
+            y, state = compiled(x[:, t], state, token_mask=mask)
+            wanted, expected = model.step(x[:, t], expected, token_mask=mask)
+            laws.assert_same((wanted.unsqueeze(1), expected), (y.unsqueeze(1), state), f"torch.compile of step {t}")
+
+
 def compiled_gradients_are_eager(model: RecurrentModel, backend: str = "aot_eager", steps: int = 2) -> None:
     x, state, flags = some_steps(model, steps)
 
@@ -72,6 +87,7 @@ def compiled_gradients_are_eager(model: RecurrentModel, backend: str = "aot_eage
 @every_model
 def test_compile(name: str) -> None:
     compiled_is_eager(build(name))
+    compiled_steps_are_eager(build(name))
 
 
 def test_compile_with_inductor() -> None:
@@ -85,8 +101,10 @@ def test_compiled_gradients(name: str) -> None:
 
 def test_compile_control_fails() -> None:
     compiled_is_eager(broken.make(broken.Sound))
-    with pytest.raises(torch._dynamo.exc.TorchDynamoException):
-        compiled_is_eager(broken.make(broken.Branching))
+    compiled_steps_are_eager(broken.make(broken.Sound))
+    for law in (compiled_is_eager, compiled_steps_are_eager):
+        with pytest.raises(torch._dynamo.exc.TorchDynamoException):
+            law(broken.make(broken.Branching))
 
 
 def test_compiled_model_is_saved_as_itself(tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ class VectorBaseline(Baseline):
         self.embedding = StepEmbedding(self.width, self.input_tokens)
         self.head = OutputHead(self.width, self.width, self.output_tokens)
 
-    def prepare(self, x: Tensor, token_mask: Tensor | None) -> tuple[Tensor, ...]:
-        """x [..., N, D] -> (step embeddings [..., D],)"""
-        return (self.embedding(x, token_mask),)
+    def prepare(
+        self, x: Tensor, token_mask: Tensor | None, state: Any, reset: Tensor | None, active: Tensor | None
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """x [B, T, N, D] -> (step embeddings [B, T, D],)"""
+        return (self.embedding(x, token_mask),), {}

@@ -1,6 +1,6 @@
 """No memory at all: what a step's own tokens say."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -43,9 +43,11 @@ class Memoryless(VectorBaseline):
     def initial_state(self, batch_size: int) -> MemorylessState:
         return MemorylessState(next(self.parameters()).new_zeros(batch_size, 0))
 
-    def prepare(self, x: Tensor, token_mask: Tensor | None) -> tuple[Tensor, ...]:
-        """x [..., N, D] -> (y [..., R, D],): with no state, all there is to compute."""
-        return (self.head(self.processor(self.embedding(x, token_mask))),)
+    def prepare(
+        self, x: Tensor, token_mask: Tensor | None, state: Any, reset: Tensor | None, active: Tensor | None
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """x [B, T, N, D] -> (y [B, T, R, D],): with no state, all there is to compute."""
+        return (self.head(self.processor(self.embedding(x, token_mask))),), {}
 
     def advance(self, prepared: tuple[Tensor, ...], state: MemorylessState) -> tuple[Tensor, MemorylessState]:
         return prepared[0], state

@@ -1,6 +1,6 @@
 """State tokens and input tokens through one Transformer (the paper's "recurrent Transformer", table 2)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, cat
@@ -57,12 +57,14 @@ class RecurrentTransformer(Baseline):
     def initial_state(self, batch_size: int) -> TokenState:
         return TokenState(self.initial_tokens.expand(batch_size, -1, -1).clone())
 
-    def prepare(self, x: Tensor, token_mask: Tensor | None) -> tuple[Tensor, ...]:
-        """x [..., N, D] -> (input tokens [..., N, D],) and the mask [..., M + R + N] if there is one"""
+    def prepare(
+        self, x: Tensor, token_mask: Tensor | None, state: Any, reset: Tensor | None, active: Tensor | None
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """x [B, T, N, D] -> (input tokens [B, T, N, D],) and the mask [B, T, M + R + N] if there is one"""
         tokens = self.positions.input(x)
         if token_mask is None:
-            return (tokens,)
-        return tokens, F.pad(token_mask, (self.state_tokens + self.output_tokens, 0), value=True)
+            return (tokens,), {}
+        return (tokens, F.pad(token_mask, (self.state_tokens + self.output_tokens, 0), value=True)), {}
 
     def advance(self, prepared: tuple[Tensor, ...], state: TokenState) -> tuple[Tensor, TokenState]:
         queries = self.queries.expand(state.tokens.shape[0], -1, -1)

@@ -82,10 +82,12 @@ class Stack(VectorBaseline):
         zeros = next(self.parameters()).new_zeros(batch_size, len(self.layers), self.hidden)
         return self.state_type(*(zeros.clone() for _ in self.state_type._fields))
 
-    def prepare(self, x: Tensor, token_mask: Tensor | None) -> tuple[Tensor, ...]:
-        """x [..., N, D] -> step embeddings [..., D] and the first layer's gates [..., gates * H]."""
+    def prepare(
+        self, x: Tensor, token_mask: Tensor | None, state: Any, reset: Tensor | None, active: Tensor | None
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """x [B, T, N, D] -> step embeddings [B, T, D] and the first layer's gates [B, T, gates * H]"""
         embedding = self.embedding(x, token_mask)
-        return embedding, self.layers[0].project(embedding)  # type: ignore[operator]
+        return (embedding, self.layers[0].project(embedding)), {}  # type: ignore[operator]
 
     def advance(self, prepared: tuple[Tensor, ...], state: Any) -> tuple[Tensor, Any]:
         x, gates = prepared

@@ -16,7 +16,6 @@ from tokenturing.errors import MissingExtraError, choose
 from tokenturing.models.contract import RecurrentModel
 from tokenturing.models.machine import TokenTuringMachine
 
-GROWING = ("FullTransformer", "Retrieval")
 LARGEST_HIDDEN = 1 << 14
 PRECISIONS = ("float32", "int8", "bf16")
 
@@ -126,7 +125,7 @@ def contestants(
 
 
 def _baseline(name: str, size: Size, goal: int, device: str) -> Contestant:
-    return _library(name, "baseline", matched(name, size, goal).to(device), name in GROWING)
+    return _library(name, "baseline", matched(name, size, goal).to(device))
 
 
 def matched(name: str, size: Size, goal: int) -> RecurrentModel:
@@ -161,13 +160,13 @@ def nearest(build: Callable[[int], Any], goal: int, step: int = 8) -> tuple[Any,
     return build(best), least
 
 
-def _library(name: str, kind: str, model: RecurrentModel, grows: bool = False) -> Contestant:
+def _library(name: str, kind: str, model: RecurrentModel) -> Contestant:
     def train(x: Tensor) -> None:
         model.zero_grad()
         y, state = model(x)
         loss_of(y, *(leaf for _, leaf in states.leaves(state))).backward()
 
-    return Contestant(name, kind, numbers(model), model.initial_state, model.step, train, grows)
+    return Contestant(name, kind, numbers(model), model.initial_state, model.step, train, bool(model.growing))
 
 
 def loss_of(*outputs: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from tokenturing.errors import OptionError
 from tokenturing.memory.write import WRITTEN, GatedWrite
 from tokenturing.models.contract import RecurrentModel
 from tokenturing.models.machine import TokenTuringMachine
+from tokenturing.models.scan import prepare_one
 
 EMPTY, BACKGROUND = -1, -2
 """in place of an event: never written; last written when nothing happened"""
@@ -61,11 +62,12 @@ def trace_step(memory: RecurrentModel, x: Tensor, state: Any, token_mask: Tensor
         y [1, R, D] and the next state, exactly as `step` gives them, and the trace.
     """
     machine = machine_of(memory)
-    prepared, state = machine.prepare_step(x, state, token_mask)
+    prepared, known = prepare_one(machine, x, token_mask, state)
     slots, read = machine.cell.slots(state), machine.cell.read
     weights = read.weights([read.encode(slots.tokens), prepared.read])
     shares = weights[0].T.unflatten(0, (read.heads, -1)).mean(0)
     y, following = machine.advance(prepared, state)
+    following = following._replace(**known)
     if isinstance(machine.cell.write, GatedWrite):
         gate = machine.cell.write.propose(slots, prepared.write, y)[1][0, :, 0]
     else:

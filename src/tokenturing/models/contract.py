@@ -11,8 +11,7 @@ from torch import Tensor
 from tokenturing import state as states
 from tokenturing.checkpoint.hub import HubMixin
 from tokenturing.errors import OptionError, ShapeError
-from tokenturing.layers.look_back import Past, look_back
-from tokenturing.models.scan import scan
+from tokenturing.models.scan import prepare_one, scan, step_by_step, without_absent
 
 
 class Input(NamedTuple):
@@ -73,17 +72,15 @@ class RecurrentModel(HubMixin):
     """A sequence model whose state is a value.
 
     Subclasses give `initial_state` and `advance`, and may give `prepare`. They set `width` (D), `output_tokens` (R)
-    and, where it is fixed, `input_tokens` (N). One with a `look_back` of K steps has a state with the leaves of `Past`,
-    `recent` [B, K, N, D] and `quiet` [B, N], which are kept for it, and gives `prepare_after` in place of `prepare`.
+    and, where it is fixed, `input_tokens` (N). One whose steps can run side by side gives `segment` too.
     """
 
     width: int
     output_tokens: int
     input_tokens: int | None = None
     growing: frozenset[str] = frozenset()
-    look_back: int = 0
-    never: float = 0.0
-    """what the clock of an input place shows before its first step, where there is a look back"""
+    longest_segment: int | None = None
+    """steps that `segment` is given at most; None: as many as there are"""
 
     def initial_state(self, batch_size: int) -> Any:
         """The state of `batch_size` rows before their first step: a NamedTuple of batch-first tensors."""
@@ -98,20 +95,33 @@ class RecurrentModel(HubMixin):
             "token_mask": Input((tokens,), torch.bool, optional=True),
         }
 
-    def prepare(self, x: Tensor, token_mask: Tensor | None) -> Any:
-        """What does not depend on the state, for any number of steps at once.
+    def prepare(
+        self, x: Tensor, token_mask: Tensor | None, state: Any, reset: Tensor | None, active: Tensor | None
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """What can be said of T steps before any of them is taken.
 
-        x [..., N, D] (absent tokens are zeros), token_mask bool [..., N] -> a tuple of tensors [..., ...].
+        Args:
+            x: [B, T, N, D]; absent tokens are zeros.
+            token_mask: bool [B, T, N] or None.
+            state: before the first of these steps.
+            reset: bool [B, T] or None.
+            active: bool [B, T] or None.
+
+        Returns:
+            What `advance` gets of each step, a (nested) tuple of tensors [B, T, ...]; and those leaves of the state after the
+            last step that the inputs alone decide, by name.
         """
-        return (x,) if token_mask is None else (x, token_mask)
-
-    def prepare_after(self, past: Past, x: Tensor, token_mask: Tensor | None) -> Any:
-        """`prepare` of a model that looks back, with what is known of the past at each step."""
-        raise NotImplementedError
+        return (x,) if token_mask is None else (x, token_mask), {}
 
     def advance(self, prepared: Any, state: Any) -> tuple[Tensor, Any]:
         """One step on what `prepare` returned for it -> y [B, R, D] and the next state."""
         raise NotImplementedError
+
+    def segment(
+        self, state: Any, x: Tensor, token_mask: Tensor | None, reset: Tensor | None, active: Tensor | None
+    ) -> tuple[Tensor, Any]:
+        """T steps in a row, with arguments as `prepare` has them -> y [B, T, R, D] and the state after the last one."""
+        return step_by_step(self, state, x, token_mask, reset, active)
 
     def step(self, x: Tensor, state: Any, *, token_mask: Tensor | None = None) -> tuple[Tensor, Any]:
         """One step of the stream.
@@ -125,16 +135,9 @@ class RecurrentModel(HubMixin):
             y [B, R, D] and the next state.
         """
         self._check(x, state, token_mask, leading=("B",))
-        return self.advance(*self.prepare_step(x, state, token_mask))
-
-    def prepare_step(self, x: Tensor, state: Any, token_mask: Tensor | None) -> tuple[Any, Any]:
-        """What `advance` needs for one step of x [B, N, D]: what `prepare` says of it, and the state that has seen it."""
-        x = _without_absent(x, token_mask)
-        if not self.look_back:
-            return self.prepare(x, token_mask), state
-        past, after = look_back(Past(state.recent, state.quiet), self.never, x.unsqueeze(1), None, None)
-        here = Past(*(part.squeeze(1) for part in past))
-        return self.prepare_after(here, x, token_mask), state._replace(**after._asdict())
+        prepared, known = prepare_one(self, x, token_mask, state)
+        y, following = self.advance(prepared, state)
+        return y, following._replace(**known) if known else following
 
     def forward(
         self,
@@ -175,7 +178,7 @@ class RecurrentModel(HubMixin):
                 raise OptionError(f"{name}={steps}: expected a number of steps of at least 1, or None")
         return scan(
             self,
-            _without_absent(x, token_mask),
+            without_absent(x, token_mask),
             state,
             reset=reset,
             active=active,
@@ -203,11 +206,6 @@ class RecurrentModel(HubMixin):
                 f"state has {states.rows(state)} rows and x has {x.shape[0]}: expected the same B; "
                 "take rows with tokenturing.state.take or begin with initial_state(B)"
             )
-
-
-def _without_absent(x: Tensor, token_mask: Tensor | None) -> Tensor:
-    """Zeros in place of absent tokens, so that what they held (NaN included) goes nowhere."""
-    return x if token_mask is None else torch.where(token_mask.unsqueeze(-1), x, 0.0)
 
 
 def _check_flags(name: str, flags: Tensor | None, shape: torch.Size) -> None:

@@ -14,6 +14,7 @@ from tokenturing.memory.summarize import build_summarizer
 from tokenturing.memory.write import build_write
 from tokenturing.models.cell import Cell, LookingBackState, MachineState
 from tokenturing.models.contract import RecurrentModel
+from tokenturing.models.look_back import look_back as look_back_over
 from tokenturing.processors import build_processor
 
 
@@ -44,6 +45,10 @@ class TokenTuringMachine(RecurrentModel):
     Raises:
         OptionError: an option has no such value, or the numbers do not fit together.
     """
+
+    look_back: int = 0
+    never: float = HORIZON
+    """what the clock of an input place shows before its first step, where there is a look back"""
 
     def __init__(
         self,
@@ -116,11 +121,14 @@ class TokenTuringMachine(RecurrentModel):
             age.new_full((batch_size, self.input_tokens), self.never),
         )
 
-    def prepare(self, x: Tensor, token_mask: Tensor | None) -> Any:
-        return self.cell.prepare(x, token_mask)
-
-    def prepare_after(self, past: Past, x: Tensor, token_mask: Tensor | None) -> Any:
-        return self.cell.prepare(x, token_mask, past)
+    def prepare(
+        self, x: Tensor, token_mask: Tensor | None, state: Any, reset: Tensor | None, active: Tensor | None
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """What the read and the write see of each input; with a look back also what the state then knows of the past."""
+        if not self.look_back:
+            return self.cell.prepare(x, token_mask), {}
+        past, after = look_back_over(Past(state.recent, state.quiet), self.never, x, reset, active)
+        return self.cell.prepare(x, token_mask, past), after._asdict()
 
     def advance(self, prepared: Any, state: Any) -> tuple[Tensor, Any]:
         return self.cell(prepared, state)

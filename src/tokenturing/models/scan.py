@@ -1,7 +1,7 @@
 """The only loop over time: resets, inactive rows, truncated and recomputed gradients, for every model."""
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -9,14 +9,28 @@ from torch.utils.checkpoint import checkpoint
 
 from tokenturing import state as states
 from tokenturing.layers.linear import steps_together
-from tokenturing.layers.look_back import Past, look_back
 
-if TYPE_CHECKING:
-    from tokenturing.models.contract import RecurrentModel
+
+class Scanned(Protocol):
+    """What the scan needs of a model; `RecurrentModel` says what each of them is."""
+
+    longest_segment: int | None
+
+    def initial_state(self, batch_size: int) -> Any: ...
+
+    def prepare(
+        self, x: Tensor, token_mask: Tensor | None, state: Any, reset: Tensor | None, active: Tensor | None
+    ) -> tuple[Any, dict[str, Tensor]]: ...
+
+    def advance(self, prepared: Any, state: Any) -> tuple[Tensor, Any]: ...
+
+    def segment(
+        self, state: Any, x: Tensor, token_mask: Tensor | None, reset: Tensor | None, active: Tensor | None
+    ) -> tuple[Tensor, Any]: ...
 
 
 def scan(
-    model: "RecurrentModel",
+    model: Scanned,
     x: Tensor,
     state: Any,
     *,
@@ -29,14 +43,14 @@ def scan(
     """Run `model` over x [B, T, N, D] from `state`; the arguments are those of `RecurrentModel.forward`."""
     outputs: list[Tensor] = []
     start = 0
-    for stop in _borders(x.shape[1], bptt, recompute):
+    for stop in _borders(x.shape[1], bptt, recompute, model.longest_segment):
         if bptt and start and start % bptt == 0:
             state = states.detach(state)
-        segment = [None if part is None else part[:, start:stop] for part in (x, token_mask, reset, active)]
+        segment: list[Any] = [None if part is None else part[:, start:stop] for part in (x, token_mask, reset, active)]
         if recompute and torch.is_grad_enabled():
-            y, state = checkpoint(_segment, model, state, *segment, use_reentrant=False)
+            y, state = checkpoint(model.segment, state, *segment, use_reentrant=False)
         else:
-            y, state = _segment(model, state, *segment)  # type: ignore[arg-type]
+            y, state = model.segment(state, *segment)
         outputs.append(y)
         start = stop
     return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0], state
@@ -47,19 +61,16 @@ def _borders(steps: int, *every: int | None) -> list[int]:
     return sorted({steps}.union(*(range(k, steps, k) for k in every if k)))
 
 
-def _segment(
-    model: "RecurrentModel",
+def step_by_step(
+    model: Scanned,
     state: Any,
     x: Tensor,
     token_mask: Tensor | None,
     reset: Tensor | None,
     active: Tensor | None,
 ) -> tuple[Tensor, Any]:
-    if model.look_back:
-        past, after = look_back(Past(state.recent, state.quiet), model.never, x, reset, active)
-        prepared = model.prepare_after(past, x, token_mask)
-    else:
-        prepared = model.prepare(x, token_mask)
+    """The segment of every model whose steps follow one from another."""
+    prepared, known = model.prepare(x, token_mask, state, reset, active)
     fresh = model.initial_state(x.shape[0]) if reset is not None else None
     outputs = []
     with nullcontext() if torch.compiler.is_compiling() else steps_together(x.shape[1]):
@@ -72,9 +83,19 @@ def _segment(
                 y = torch.where(active[:, t, None, None], y, 0.0)
             state = following
             outputs.append(y)
-    if model.look_back:
-        state = state._replace(**after._asdict())
-    return torch.stack(outputs, dim=1), state
+    return torch.stack(outputs, dim=1), state._replace(**known) if known else state
+
+
+def without_absent(x: Tensor, token_mask: Tensor | None) -> Tensor:
+    """Zeros in place of absent tokens, so that what they held (NaN included) goes nowhere."""
+    return x if token_mask is None else torch.where(token_mask.unsqueeze(-1), x, 0.0)
+
+
+def prepare_one(model: Scanned, x: Tensor, token_mask: Tensor | None, state: Any) -> tuple[Any, dict[str, Tensor]]:
+    """`prepare` of a single step, x [B, N, D] and token_mask bool [B, N]."""
+    mask = None if token_mask is None else token_mask.unsqueeze(1)
+    prepared, known = model.prepare(without_absent(x, token_mask).unsqueeze(1), mask, state, None, None)
+    return _unbind(prepared, 1)[0], known
 
 
 def _unbind(prepared: Any, steps: int) -> list[Any]:

@@ -115,22 +115,24 @@ class ScenicTokenTuringMachine(TokenTuringMachine):
         """Flax numbers modules by their kind, so that the last norm's number depends on those before."""
         return f"LayerNorm_{self.layers if self.processing == 'mlp' else 0}"
 
-    def prepare(self, x: Tensor, token_mask: Tensor | None) -> Any:
-        """What reads and writes see of x [..., N, D] (absent tokens are zeros); token_mask bool [..., N]."""
+    def prepare(
+        self, x: Tensor, token_mask: Tensor | None, state: Any, reset: Tensor | None, active: Tensor | None
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """What reads and writes see of the inputs."""
         reader = self._summarizer(self._reader)
         if self.simple:
             if token_mask is not None:
                 # A row without any token keeps its zeros, whose summary is zeros whatever weights they get.
                 token_mask = token_mask | ~token_mask.any(dim=-1, keepdim=True)
-            return (reader.combine([reader.encode(x, token_mask)]),)
+            return (reader.combine([reader.encode(x, token_mask)]),), {}
         read = reader.encode(_place(self.read_pos_embed, x, self.memory_tokens), token_mask)
         if self.mode == "TL-AddErase":
             if self.write_pos_embed is not None:
                 # Nothing uses these positions. A sum over none of them makes their gradient zero, not None.
                 read = read._replace(values=read.values + self.write_pos_embed.pos_embedding[:, :0].sum())
-            return PreparedInput(read, ())
+            return PreparedInput(read, ()), {}
         placed = _place(self.write_pos_embed, x, self.memory_tokens)
-        return PreparedInput(read, self._summarizer(self._writer).encode(placed, token_mask))
+        return PreparedInput(read, self._summarizer(self._writer).encode(placed, token_mask)), {}
 
     def advance(self, prepared: Any, state: MachineState) -> tuple[Tensor, MachineState]:
         """One step -> output tokens [B, R, D] and the next state."""
