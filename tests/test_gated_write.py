@@ -1,8 +1,12 @@
 """The gated write, its cost, its ages, and the look back at the inputs, against what they say of themselves."""
 
+import itertools
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from zoo import ZOO, build, inputs
 
 import tokenturing as tt
 from tokenturing.errors import OptionError
@@ -19,9 +23,9 @@ def machine(**options: object) -> tt.TokenTuringMachine:
     return model.double()
 
 
-def gate_of(model: tt.TokenTuringMachine, x: Tensor) -> Tensor:
-    """The gates [B, M] of a first step."""
-    state = model.initial_state(x.shape[0])
+def gate_of(model: tt.TokenTuringMachine, x: Tensor, state: Any = None) -> Tensor:
+    """The gates [B, M] of a step, the first unless said."""
+    state = model.initial_state(x.shape[0]) if state is None else state
     prepared, _ = prepare_one(model, x, None, state)
     slots = model.cell.slots(state)
     z = model.cell.read.combine([model.cell.read.encode(slots.tokens), prepared.read])
@@ -29,26 +33,187 @@ def gate_of(model: tt.TokenTuringMachine, x: Tensor) -> Tensor:
 
 
 def gradients(model: tt.TokenTuringMachine, loss: Tensor) -> list[Tensor]:
-    found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
+    found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True, retain_graph=True)
     return list(found)
 
 
-def test_what_a_write_costs_is_in_the_gradient() -> None:
-    x = torch.randn(3, 4, 16, dtype=torch.float64)
-    charged, free = machine(write_cost=0.2).train(), machine().train()
-    _, state = charged.step(x, charged.initial_state(3))
-    _, unpaid = free.step(x, free.initial_state(3))
-    expected = gradients(free, unpaid.memory.square().sum() + 0.2 * gate_of(free, x).sum() / 3)
-    for found, wanted in zip(gradients(charged, state.memory.square().sum()), expected, strict=True):
-        torch.testing.assert_close(found, wanted)
-    without = gradients(free, free.step(x, free.initial_state(3))[1].memory.square().sum())
-    assert not all(torch.allclose(a, b) for a, b in zip(without, expected, strict=True)), "it costs nothing"
+def stream(rows: int = 4, steps: int = 6, seed: int = 5) -> tuple[Tensor, dict[str, Tensor]]:
+    """Tokens, and resets and inactive steps, some of each."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, steps, 4, 16, generator=generator, dtype=torch.float64)
+    reset, active = (torch.rand(rows, steps, generator=generator) < share for share in (0.2, 0.7))
+    return x, {"reset": reset, "active": active}
 
 
-def test_writing_is_free_where_nobody_trains() -> None:
-    x = torch.randn(3, 4, 16, dtype=torch.float64)
-    charged, free = machine(write_cost=0.2).eval(), machine().eval()
-    assert torch.equal(charged.step(x, charged.initial_state(3))[0], free.step(x, free.initial_state(3))[0])
+def cost_of(model: tt.TokenTuringMachine, x: Tensor, state: Any = None, **options: Any) -> Tensor:
+    """The term of the writes."""
+    terms: dict[str, Tensor] = {}
+    model(x, state, terms=terms, **options)
+    assert set(terms) == {"write"}
+    assert terms["write"].shape == ()
+    return terms["write"]
+
+
+def assert_close(found: list[Tensor], wanted: list[Tensor]) -> None:
+    """Gradients that are the same, and not all zeros."""
+    assert any(gradient.abs().max() > 1e-6 for gradient in wanted), "there is no gradient"
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def differ(found: list[Tensor], wanted: list[Tensor]) -> bool:
+    return not all(torch.allclose(one, other, rtol=1e-6, atol=1e-9) for one, other in zip(found, wanted, strict=True))
+
+
+def by_hand(model: tt.TokenTuringMachine, x: Tensor, reset: Tensor, active: Tensor) -> Tensor:
+    """The readable twin: the gates of every step that is taken."""
+    fresh, total = model.initial_state(len(x)), torch.zeros((), dtype=torch.float64)
+    state = fresh
+    for t in range(x.shape[1]):
+        state = tt.state.merge(reset[:, t], fresh, state)
+        total = total + (gate_of(model, x[:, t], state).sum(1) * active[:, t]).sum() / len(x)
+        state = tt.state.merge(active[:, t], model.step(x[:, t], state)[1], state)
+    return total
+
+
+@pytest.mark.parametrize("options", [{}, {"look_back": 2, "input_tokens": 4}], ids=str)
+def test_the_term_is_the_cost_times_the_gates(options: dict[str, Any]) -> None:
+    (x, flags), model = stream(), machine(write_cost=0.2, **options)
+    cost, wanted = cost_of(model, x, **flags), 0.2 * by_hand(model, x, **flags)
+    torch.testing.assert_close(cost, wanted)
+    assert_close(gradients(model, cost), gradients(model, wanted))
+    assert cost > 0.01
+    other = by_hand(model, x, flags["reset"], torch.ones_like(flags["active"]))
+    assert (cost - 0.2 * other).abs() > 0.01, "inactive steps make no difference"
+
+
+def test_nothing_is_charged_where_no_term_is_asked_for() -> None:
+    (x, flags), charged, free = stream(), machine(write_cost=0.2).train(), machine().train()
+    losses = [model(x, **flags)[1].memory.square().sum() for model in (charged, free)]
+    assert_close(gradients(charged, losses[0]), gradients(free, losses[1]))
+    y, state = charged(x, **flags)
+    z, other = charged(x, **flags, terms={})
+    assert torch.equal(y, z)
+    assert torch.equal(state.memory, other.memory)
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if name != "gated-look-back"])
+def test_models_without_terms_leave_the_dict_as_it_was(name: str) -> None:
+    terms = {"write": torch.ones(())}
+    build(name)(inputs(build(name)), terms=terms)
+    assert terms == {"write": torch.ones(())}
+
+
+def test_control_a_model_with_a_term_adds_to_it() -> None:
+    terms = {"write": torch.ones(())}
+    build("gated-look-back")(inputs(build("gated-look-back")), terms=terms)
+    assert terms["write"] > 1
+
+
+def charged_behind_the_loss(model: tt.TokenTuringMachine, x: Tensor, scale: float) -> list[Tensor]:
+    """The control: a cost that is added to the gradient itself hears of no scale."""
+    loss = gradients(model, scale * model(x)[1].memory.square().sum())
+    return [one + other for one, other in zip(loss, gradients(model, cost_of(model, x)), strict=True)]
+
+
+def charged_in_the_loss(model: tt.TokenTuringMachine, x: Tensor, scale: float) -> list[Tensor]:
+    terms: dict[str, Tensor] = {}
+    _, state = model(x, terms=terms)
+    return gradients(model, scale * (state.memory.square().sum() + terms["write"]))
+
+
+def test_a_scaled_loss_has_the_same_gradient() -> None:
+    (x, _), model, scale = stream(), machine(write_cost=0.2), 65536.0
+    for charge, sound in ((charged_in_the_loss, True), (charged_behind_the_loss, False)):
+        scaled = [gradient / scale for gradient in charge(model, x, scale)]
+        plain = charge(model, x, 1.0)
+        assert differ(scaled, plain) != sound
+    assert_close(charged_in_the_loss(model, x, 1.0), charged_behind_the_loss(model, x, 1.0))
+
+
+def test_two_halves_of_the_rows_cost_what_the_whole_does() -> None:
+    (x, flags), model = stream(), machine(write_cost=0.2)
+    halves = [cost_of(model, x[i : i + 2], **{k: v[i : i + 2] for k, v in flags.items()}) for i in (0, 2)]
+    whole = cost_of(model, x, **flags)
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, whole)
+    assert_close(gradients(model, (halves[0] + halves[1]) / 2), gradients(model, whole))
+    assert differ(gradients(model, cost_of(model, x[:2])), gradients(model, cost_of(model, x[2:]))), "both halves are alike"
+
+
+@pytest.mark.parametrize("cuts", [(2,), (1, 2, 5)], ids=str)
+def test_chunks_cost_what_the_whole_does(cuts: tuple[int, ...]) -> None:
+    (x, flags), model = stream(), machine(write_cost=0.2)
+    terms: dict[str, Tensor] = {}
+    state = None
+    for start, stop in itertools.pairwise((0, *cuts, 6)):
+        part = {name: flag[:, start:stop] for name, flag in flags.items()}
+        _, state = model(x[:, start:stop], state, terms=terms, **part)
+    whole = cost_of(model, x, **flags)
+    torch.testing.assert_close(terms["write"], whole)
+    assert_close(gradients(model, terms["write"]), gradients(model, whole))
+    last = cost_of(model, x[:, 5:], state)
+    assert (terms["write"] - last).abs() > 0.01, "the last chunk is all there is"
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 9])
+def test_recomputed_steps_cost_the_same(steps: int) -> None:
+    (x, flags), model = stream(), machine(write_cost=0.2)
+    plain, again = cost_of(model, x, **flags), cost_of(model, x, **flags, recompute=steps)
+    assert torch.equal(plain, again)
+    assert_close(gradients(model, again), gradients(model, plain))
+
+
+def test_truncated_gradients_lose_no_cost() -> None:
+    (x, flags), model = stream(), machine(write_cost=0.2)
+    plain, cut = cost_of(model, x, **flags), cost_of(model, x, **flags, bptt=2)
+    assert torch.equal(plain, cut)
+    state, wanted = None, torch.zeros((), dtype=torch.float64)
+    for start in (0, 2, 4):
+        part = {name: flag[:, start : start + 2] for name, flag in flags.items()}
+        wanted = wanted + cost_of(model, x[:, start : start + 2], state, **part)
+        state = tt.state.detach(model(x[:, start : start + 2], state, **part)[1])
+    assert_close(gradients(model, cut), gradients(model, wanted))
+    assert differ(gradients(model, cut), gradients(model, plain)), "bptt cuts nothing"
+
+
+def test_a_paused_step_costs_nothing_whatever_it_holds() -> None:
+    (x, flags), model = stream(), machine(write_cost=0.2)
+    active = flags["active"].clone()
+    active[0] = False
+    other = torch.where(active[:, :, None, None], x, 100.0 * torch.randn_like(x))
+    plain, came = cost_of(model, x, active=active), cost_of(model, other, active=active)
+    assert torch.equal(plain, came)
+    assert_close(gradients(model, came), gradients(model, plain))
+    ill = torch.where(active[:, :, None, None], x, torch.nan)
+    assert torch.equal(plain, cost_of(model, ill, active=active))
+    assert cost_of(model, x, active=torch.zeros_like(active)) == 0
+    assert cost_of(model, other) != cost_of(model, x), "what a step holds makes no difference"
+
+
+def test_a_single_step_costs_something() -> None:
+    (x, _), model = stream(steps=1), machine(write_cost=0.2)
+    cost = cost_of(model, x, bptt=1)
+    torch.testing.assert_close(cost, 0.2 * gate_of(model, x[:, 0]).sum() / 4)
+    assert_close(gradients(model, cost), gradients(model, 0.2 * gate_of(model, x[:, 0]).sum() / 4))
+
+
+def test_no_rows_cost_nothing() -> None:
+    cost = cost_of(machine(write_cost=0.2), torch.zeros(0, 3, 4, 16, dtype=torch.float64))
+    assert cost == 0
+
+
+def test_no_cost_no_term() -> None:
+    for model in (machine(), machine(write_cost=0.0)):
+        terms: dict[str, Tensor] = {}
+        model(stream()[0], terms=terms)
+        assert not terms
+
+
+def test_the_term_is_the_same_when_compiled() -> None:
+    (x, flags), model = stream(steps=2), machine(write_cost=0.2)
+    terms: dict[str, Tensor] = {}
+    torch.compile(model, fullgraph=True, backend="aot_eager")(x, terms=terms, **flags)
+    torch.testing.assert_close(terms["write"], cost_of(model, x, **flags))
 
 
 @pytest.mark.parametrize(

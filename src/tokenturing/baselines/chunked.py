@@ -34,7 +34,13 @@ class ChunkedBaseline(VectorBaseline):
         return y.squeeze(1), state
 
     def segment(
-        self, state: Any, x: Tensor, token_mask: Tensor | None, reset: Tensor | None, active: Tensor | None
+        self,
+        state: Any,
+        x: Tensor,
+        token_mask: Tensor | None,
+        reset: Tensor | None,
+        active: Tensor | None,
+        terms: dict[str, Tensor] | None = None,
     ) -> tuple[Tensor, Any]:
         """All steps at once."""
         if not torch.compiler.is_compiling():

@@ -25,6 +25,17 @@ class Slots(NamedTuple):
     """[B, M], steps since each slot was last written"""
 
 
+class Written(NamedTuple):
+    """What a write leaves behind."""
+
+    memory: Tensor
+    """[B, M, D], the next memory"""
+    age: Tensor
+    """[B, M], the slots' ages"""
+    gate: Tensor | None = None
+    """[B, M, 1], how much of each slot was replaced, where the write says so"""
+
+
 class Write(nn.Module):
     """One write: `prepare` sees the inputs of all steps at once, `forward` one step."""
 
@@ -32,8 +43,8 @@ class Write(nn.Module):
         """What can be said of the inputs [..., N, D] without the memory: a tuple of tensors [..., ...]."""
         return ()
 
-    def forward(self, slots: Slots, prepared: Any, output: Tensor) -> tuple[Tensor, Tensor]:
-        """One step; output [B, R, D] -> the next memory [B, M, D] and the slots' ages [B, M]."""
+    def forward(self, slots: Slots, prepared: Any, output: Tensor) -> Written:
+        """One step; output [B, R, D]."""
         raise NotImplementedError
 
 
@@ -48,10 +59,10 @@ class SummaryWrite(Write):
     def prepare(self, x: Tensor, mask: Tensor | None) -> Encoded:
         return self.summarizer.encode(self.positions.input(x), mask)
 
-    def forward(self, slots: Slots, prepared: Encoded, output: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, slots: Slots, prepared: Encoded, output: Tensor) -> Written:
         memory = self.summarizer.encode(self.positions.memory(slots.memory))
         out = self.summarizer.encode(self.positions.output(output))
-        return self.summarizer.combine([memory, prepared, out]), slots.age
+        return Written(self.summarizer.combine([memory, prepared, out]), slots.age)
 
 
 class EraseAddWrite(Write):
@@ -68,30 +79,30 @@ class EraseAddWrite(Write):
         self.key = Linear(width, width)
         self.heads = Linear(width, 3 * width)
 
-    def forward(self, slots: Slots, prepared: Any, output: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, slots: Slots, prepared: Any, output: Tensor) -> Written:
         query, erase, add = self.heads(self.output_norm(output)).chunk(3, dim=-1)
         scores = query @ self.key(self.slot_norm(slots.tokens)).transpose(-1, -2)
         where = (scores / query.shape[-1] ** 0.5).softmax(-1)
         kept = torch.ones_like(slots.memory)
         for w, e in zip(where.unbind(1), erase.sigmoid().unbind(1), strict=True):
             kept = kept * (1 - w.unsqueeze(-1) * e.unsqueeze(1))
-        return slots.memory * kept + where.transpose(-1, -2) @ add, slots.age
+        return Written(slots.memory * kept + where.transpose(-1, -2) @ add, slots.age)
 
 
 class ConcatWrite(Write):
     """A queue: the output tokens are appended and the newest M tokens kept (the paper's "concatenate")."""
 
-    def forward(self, slots: Slots, prepared: Any, output: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, slots: Slots, prepared: Any, output: Tensor) -> Written:
         # The oldest are left out before joining, so that a state holds on to no storage but its own.
         kept, new = slots.memory[:, output.shape[1] :], output[:, -slots.memory.shape[1] :]
-        return torch.cat([kept, new], dim=1), slots.age
+        return Written(torch.cat([kept, new], dim=1), slots.age)
 
 
 class NoWrite(Write):
     """Nothing is ever written: the machine without memory."""
 
-    def forward(self, slots: Slots, prepared: Any, output: Tensor) -> tuple[Tensor, Tensor]:
-        return slots.memory, slots.age
+    def forward(self, slots: Slots, prepared: Any, output: Tensor) -> Written:
+        return Written(slots.memory, slots.age)
 
 
 CLOSED = -2.8
@@ -104,33 +115,17 @@ WRITTEN = 0.75
 event, up to a half; if they counted, the order would be lost."""
 
 
-class _Charge(torch.autograd.Function):
-    """The identity, with a gradient as if `cost` times the sum of what passes were part of the loss."""
-
-    @staticmethod
-    def forward(ctx: Any, gate: Tensor, cost: float) -> Tensor:
-        ctx.cost = cost
-        return gate.view_as(gate)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return gradient + ctx.cost, None
-
-
 class GatedWrite(Write):
     """An LSTM of tokens: each slot takes a candidate through a gate of its own that can be exactly 0.
 
     c_i = attention of slot i to [input || output], g_i = hardsigmoid(MLP([m_i, c_i])), m_i <- m_i + g_i (c_i - m_i), and
     the age a_i <- 0 where g_i >= WRITTEN, else a_i + 1: a small opening changes no order. A slot whose gate is 0 is unchanged to
     the bit, so that silence costs nothing however long it lasts.
-
-    In training each write may cost something, so that what is not worth writing is not written, and what is, once:
-    `write_cost` times the gates, summed over slots and steps and averaged over rows, is added to the loss's gradient.
     """
 
-    def __init__(self, width: int, heads: int, positions: TokenPositions | NoPositions, write_cost: float = 0.0):
+    def __init__(self, width: int, heads: int, positions: TokenPositions | NoPositions):
         super().__init__()
-        self.write_cost, self.written = write_cost, WRITTEN
+        self.written = WRITTEN
         self.attention_heads = heads
         self.positions = positions
         self.slot_norm = nn.LayerNorm(width)
@@ -146,10 +141,10 @@ class GatedWrite(Write):
         key_value = self.key_value(self.token_norm(self.positions.input(x)))
         return (key_value,) if mask is None else (key_value, mask)
 
-    def forward(self, slots: Slots, prepared: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, slots: Slots, prepared: tuple[Tensor, ...], output: Tensor) -> Written:
         candidate, gate = self.propose(slots, prepared, output)
         memory = slots.memory + gate * (candidate - slots.memory)
-        return memory, (slots.age + 1).masked_fill(gate.squeeze(-1) >= self.written, 0.0)
+        return Written(memory, (slots.age + 1).masked_fill(gate.squeeze(-1) >= self.written, 0.0), gate)
 
     def propose(self, slots: Slots, prepared: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, Tensor]:
         """The candidate [B, M, D] and the gate [B, M, 1] of each slot."""
@@ -160,29 +155,19 @@ class GatedWrite(Write):
         candidate = self.out(attend(self.query(slot), key, value, mask, self.attention_heads))
         oldest = (slots.age >= slots.age.amax(dim=1, keepdim=True)).unsqueeze(-1)
         opening = self.gate(torch.cat([slot, candidate], dim=-1)) + self.oldest * oldest
-        gate = F.hardsigmoid(opening)
-        if self.training and self.write_cost:
-            gate = _Charge.apply(gate, self.write_cost / gate.shape[0])
-        return candidate, gate
+        return candidate, F.hardsigmoid(opening)
 
 
 WRITES = (*SUMMARIZERS, "erase_add", "concat", "none", "gated")
 
 
-def build_write(
-    kind: str,
-    width: int,
-    memory_tokens: int,
-    heads: int,
-    positions: TokenPositions | NoPositions,
-    write_cost: float = 0.0,
-) -> Write:
+def build_write(kind: str, width: int, memory_tokens: int, heads: int, positions: TokenPositions | NoPositions) -> Write:
     """The write of that name."""
     choose("write", kind, WRITES)
     if kind in SUMMARIZERS:
         return SummaryWrite(kind, width, memory_tokens, heads, positions)
     if kind == "gated":
-        return GatedWrite(width, heads, positions, write_cost)
+        return GatedWrite(width, heads, positions)
     if kind == "erase_add":
         return EraseAddWrite(width)
     return ConcatWrite() if kind == "concat" else NoWrite()

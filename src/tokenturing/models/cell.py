@@ -83,11 +83,11 @@ class Cell(nn.Module):
             tokens = tokens + self.clock(state.memory, state.age)
         return Slots(state.memory, tokens, state.age)
 
-    def forward(self, prepared: PreparedInput, state: State) -> tuple[Tensor, State]:
-        """One step -> the output tokens [B, R, D] and the next state."""
+    def forward(self, prepared: PreparedInput, state: State) -> tuple[Tensor, State, Tensor | None]:
+        """One step -> the output tokens [B, R, D], the next state and, of a write that has them, the gates [B, M, 1]."""
         slots = self.slots(state)
         z = self.read.combine([self.read.encode(slots.tokens), prepared.read])
         output = self.processor(z)
-        memory, age = self.write(slots, prepared.write, output)
+        memory, age, gate = self.write(slots, prepared.write, output)
         # Under autocast a memory made anew comes in a smaller type; a state keeps the types it began with.
-        return output, state._replace(memory=memory.to(state.memory.dtype), age=age)
+        return output, state._replace(memory=memory.to(state.memory.dtype), age=age), gate

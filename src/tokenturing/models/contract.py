@@ -117,11 +117,21 @@ class RecurrentModel(HubMixin):
         """One step on what `prepare` returned for it -> y [B, R, D] and the next state."""
         raise NotImplementedError
 
+    def advance_with_terms(self, prepared: Any, state: Any) -> tuple[Tensor, Any, dict[str, Tensor]]:
+        """`advance`, and what the step adds to the loss by itself: terms [B] by name."""
+        return *self.advance(prepared, state), {}
+
     def segment(
-        self, state: Any, x: Tensor, token_mask: Tensor | None, reset: Tensor | None, active: Tensor | None
+        self,
+        state: Any,
+        x: Tensor,
+        token_mask: Tensor | None,
+        reset: Tensor | None,
+        active: Tensor | None,
+        terms: dict[str, Tensor] | None = None,
     ) -> tuple[Tensor, Any]:
-        """T steps in a row, with arguments as `prepare` has them -> y [B, T, R, D] and the state after the last one."""
-        return step_by_step(self, state, x, token_mask, reset, active)
+        """T steps in a row, with arguments as `prepare` and `forward` have them -> y [B, T, R, D] and the last state."""
+        return step_by_step(self, state, x, token_mask, reset, active, terms)
 
     def step(self, x: Tensor, state: Any, *, token_mask: Tensor | None = None) -> tuple[Tensor, Any]:
         """One step of the stream.
@@ -149,6 +159,7 @@ class RecurrentModel(HubMixin):
         *,
         bptt: int | None = None,
         recompute: int | None = None,
+        terms: dict[str, Tensor] | None = None,
     ) -> tuple[Tensor, Any]:
         """T steps of the stream.
 
@@ -161,6 +172,9 @@ class RecurrentModel(HubMixin):
             bptt: cut gradients every so many steps; the state goes on.
             recompute: hold only the states at every so many steps and compute the rest again on the way back:
                 full backpropagation through T steps in the memory of a few.
+            terms: where a dict is given, what the model itself would have a loss add is added to it by name: scalars that have
+                gradients, summed over the active steps and averaged over rows. The machine with a `write_cost` has "write"; the
+                other models leave the dict as it is. The terms of chunks sum to those of the whole.
 
         Returns:
             y [B, T, R, D] and the state after the last step.
@@ -185,6 +199,7 @@ class RecurrentModel(HubMixin):
             token_mask=token_mask,
             bptt=bptt,
             recompute=recompute,
+            terms=terms,
         )
 
     def _check(self, x: Tensor, state: Any, token_mask: Tensor | None, leading: tuple[str, ...]) -> None:

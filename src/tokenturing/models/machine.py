@@ -39,8 +39,9 @@ class TokenTuringMachine(RecurrentModel):
             `input_tokens`.
         horizon: steps at which ages saturate (of the slots with write "gated", of the inputs with a look back); streams to
             train on should be longer.
-        write_cost: what a write costs in training (write "gated"): this times the gates, summed over slots and steps and
-            averaged over rows, is added to the loss's gradient.
+        write_cost: what a write costs in training (write "gated"), so that what is not worth writing is not written, and what
+            is, once. This times the gates, summed over slots and active steps and averaged over rows, is the term "write" for a
+            loss to add.
 
     Raises:
         OptionError: an option has no such value, or the numbers do not fit together.
@@ -49,6 +50,7 @@ class TokenTuringMachine(RecurrentModel):
     look_back: int = 0
     never: float = HORIZON
     """what the clock of an input place shows before its first step, where there is a look back"""
+    write_cost: float = 0.0
 
     def __init__(
         self,
@@ -82,7 +84,7 @@ class TokenTuringMachine(RecurrentModel):
             raise OptionError(
                 f"look_back={look_back} with input_tokens={input_tokens}: expected a number of steps, and how many tokens come in"
             )
-        self.look_back, self.never = look_back, horizon
+        self.look_back, self.never, self.write_cost = look_back, horizon, write_cost
 
         def token_positions(kinds: int) -> TokenPositions | NoPositions:
             return TokenPositions(width, memory_tokens, input_tokens, kinds) if positions else NoPositions()
@@ -98,7 +100,7 @@ class TokenTuringMachine(RecurrentModel):
                 hidden=hidden or 4 * width,
                 dropout=dropout,
             ),
-            write=build_write(write, width, memory_tokens, heads, token_positions(3), write_cost),
+            write=build_write(write, width, memory_tokens, heads, token_positions(3)),
             positions=token_positions(2),
             clock=SlotClock(width, horizon) if write == "gated" else None,
             look_back=LookBack(width, look_back, horizon) if look_back else None,
@@ -131,4 +133,15 @@ class TokenTuringMachine(RecurrentModel):
         return self.cell.prepare(x, token_mask, past), after._asdict()
 
     def advance(self, prepared: Any, state: Any) -> tuple[Tensor, Any]:
-        return self.cell(prepared, state)
+        y, following, _ = self.cell(prepared, state)
+        return y, following
+
+    def advance_with_terms(self, prepared: Any, state: Any) -> tuple[Tensor, Any, dict[str, Tensor]]:
+        if not self.write_cost:
+            return super().advance_with_terms(prepared, state)
+        y, following, gate = self.cell(prepared, state)
+        if gate is None:
+            return y, following, {}
+        # A sum over slots and then over steps: half precision would lose the small ones.
+        gates = gate.sum(dim=(1, 2), dtype=torch.promote_types(gate.dtype, torch.float32))
+        return y, following, {"write": self.write_cost * gates}

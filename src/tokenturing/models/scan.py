@@ -24,8 +24,16 @@ class Scanned(Protocol):
 
     def advance(self, prepared: Any, state: Any) -> tuple[Tensor, Any]: ...
 
+    def advance_with_terms(self, prepared: Any, state: Any) -> tuple[Tensor, Any, dict[str, Tensor]]: ...
+
     def segment(
-        self, state: Any, x: Tensor, token_mask: Tensor | None, reset: Tensor | None, active: Tensor | None
+        self,
+        state: Any,
+        x: Tensor,
+        token_mask: Tensor | None,
+        reset: Tensor | None,
+        active: Tensor | None,
+        terms: dict[str, Tensor] | None = None,
     ) -> tuple[Tensor, Any]: ...
 
 
@@ -39,8 +47,18 @@ def scan(
     token_mask: Tensor | None = None,
     bptt: int | None = None,
     recompute: int | None = None,
+    terms: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, Any]:
     """Run `model` over x [B, T, N, D] from `state`; the arguments are those of `RecurrentModel.forward`."""
+
+    def run(
+        state: Any, x: Tensor, token_mask: Tensor | None, reset: Tensor | None, active: Tensor | None
+    ) -> tuple[Tensor, Any, dict[str, Tensor]]:
+        """What is recomputed must hand its terms out: the gradient comes back through what it returns."""
+        own: dict[str, Tensor] = {}
+        y, following = model.segment(state, x, token_mask, reset, active, None if terms is None else own)
+        return y, following, own
+
     outputs: list[Tensor] = []
     start = 0
     for stop in _borders(x.shape[1], bptt, recompute, model.longest_segment):
@@ -48,12 +66,20 @@ def scan(
             state = states.detach(state)
         segment: list[Any] = [None if part is None else part[:, start:stop] for part in (x, token_mask, reset, active)]
         if recompute and torch.is_grad_enabled():
-            y, state = checkpoint(model.segment, state, *segment, use_reentrant=False)
+            y, state, own = checkpoint(run, state, *segment, use_reentrant=False)
         else:
-            y, state = model.segment(state, *segment)
+            y, state, own = run(state, *segment)
+        if terms is not None:
+            add_terms(terms, own)
         outputs.append(y)
         start = stop
     return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0], state
+
+
+def add_terms(terms: dict[str, Tensor], more: dict[str, Tensor]) -> None:
+    """Add each to the one of its name, if there is one already."""
+    for name, term in more.items():
+        terms[name] = terms[name] + term if name in terms else term
 
 
 def _borders(steps: int, *every: int | None) -> list[int]:
@@ -68,6 +94,7 @@ def step_by_step(
     token_mask: Tensor | None,
     reset: Tensor | None,
     active: Tensor | None,
+    terms: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, Any]:
     """The segment of every model whose steps follow one from another."""
     prepared, known = model.prepare(x, token_mask, state, reset, active)
@@ -77,13 +104,22 @@ def step_by_step(
         for t, at_t in enumerate(_unbind(prepared, x.shape[1])):
             if reset is not None:
                 state = states.merge(reset[:, t], fresh, state)
-            y, following = model.advance(at_t, state)
+            if terms is None:
+                y, following = model.advance(at_t, state)
+            else:
+                y, following, own = model.advance_with_terms(at_t, state)
+                add_terms(terms, {name: _mean(term, None if active is None else active[:, t]) for name, term in own.items()})
             if active is not None:
                 following = states.merge(active[:, t], following, state)
                 y = torch.where(active[:, t, None, None], y, 0.0)
             state = following
             outputs.append(y)
     return torch.stack(outputs, dim=1), state._replace(**known) if known else state
+
+
+def _mean(term: Tensor, active: Tensor | None) -> Tensor:
+    """[B] -> the mean over all rows, of which those that pause have none of it; 0 of no rows."""
+    return (term if active is None else torch.where(active, term, 0.0)).sum() / max(len(term), 1)
 
 
 def without_absent(x: Tensor, token_mask: Tensor | None) -> Tensor:
