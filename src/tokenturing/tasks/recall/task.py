@@ -175,13 +175,14 @@ class Recall(Task):
         return RecallStreams(rows, steps, bank, config, seed=seed, renderer=renderer)
 
     def losses(self, model: nn.Module, batch: Batch, state: Any) -> tuple[dict[str, Tensor], Any]:
-        """Of the answers asked for, of all facts and of every answer."""
+        """Of the answers asked for, of all facts, of every answer, and what the memory adds, such as the cost of its writes."""
         assert isinstance(model, RecallModel)
-        y, state = model.remember(perceived(batch.inputs, model.perception), state, batch.reset)
+        terms: dict[str, Tensor] = {}
+        y, state = model.remember(perceived(batch.inputs, model.perception), state, batch.reset, terms=terms)
         found = losses(model, y, batch)
         weights = self.options.loss
-        total = found.answer + weights.facts * found.facts + weights.every * found.every
-        return {"loss": total, **found._asdict()}, state
+        total = found.answer + weights.facts * found.facts + weights.every * found.every + sum(terms.values())
+        return {"loss": total, **found._asdict(), **terms}, state
 
     def schedule(self, model: nn.Module, update: int) -> None:
         """From which gate on a slot counts as written now, and whether the inputs' clocks are read."""

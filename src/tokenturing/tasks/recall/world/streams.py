@@ -15,6 +15,9 @@ from tokenturing.tasks.recall.voices.bank import SpeechBank
 from tokenturing.tasks.recall.world.plans import Planner, RecallConfig, Stream
 from tokenturing.tasks.recall.world.render import Renderer
 
+CHUNKS = 1 << 21
+"""tells the random numbers of chunks from those of plans"""
+
 
 class RecallInput(NamedTuple):
     """What comes in, [B, T, ...] for many steps or [B, ...] for one."""
@@ -66,9 +69,9 @@ class RecallStreams:
         self.planner = Planner(config, bank)
         self.renderer = renderer or Renderer(config.split, bank)
         self.chunk = 0
-        self.position = [(0, 0)] * rows.stop
+        self.position = dict.fromkeys(rows, (0, 0))
         """(number of the stream, step in it) of each row"""
-        self.plans: list[Stream] = []
+        self.plans: dict[int, Stream] = {}
 
     def state(self) -> dict:
         """Where the iterator stands, as plain numbers: "rows" are (number of the stream, step in it)."""
@@ -77,8 +80,8 @@ class RecallStreams:
     def restore(self, state: dict) -> None:
         """Go on from where `state()` was taken, of all rows from the first."""
         self.chunk = state["chunk"]
-        self.position = [(number, step) for number, step in state["rows"][: self.rows.stop]]
-        self.plans = []
+        self.position = {row: tuple(state["rows"][row]) for row in self.rows}
+        self.plans = {}
 
     def _plan(self, row: int) -> Stream:
         return self.planner.draw(np.random.default_rng([self.seed, row, number := self.position[row][0]]), number)
@@ -88,15 +91,19 @@ class RecallStreams:
 
     def __next__(self) -> Batch:
         if not self.plans:
-            self.plans = [self._plan(row) for row in range(self.rows.stop)]
-        rng = np.random.default_rng([self.seed, 1 << 21, self.chunk])
-        parts = [self._row(row) for row in range(self.rows.stop)]
-        batch = self._render(parts, rng)
+            self.plans = {row: self._plan(row) for row in self.rows}
+        rows = [self._row(row) for row in self.rows]
         self.chunk += 1
-        return batch
+        inputs, targets, resets = zip(*rows, strict=True)
+        return Batch(
+            RecallInput(*map(torch.stack, zip(*inputs, strict=True))),
+            RecallTargets(*map(torch.stack, zip(*targets, strict=True))),
+            torch.stack(resets),
+        )
 
-    def _row(self, row: int) -> list[tuple[Stream, int, int]]:
-        """(plan, start, steps) of the pieces that make up this row's chunk; moves the row on."""
+    def _row(self, row: int) -> tuple[RecallInput, RecallTargets, Tensor]:
+        """One row's chunk, [T, ...]; moves the row on."""
+        rng = np.random.default_rng([self.seed, CHUNKS, row, self.chunk])
         pieces, left = [], self.steps
         while left:
             number, step = self.position[row]
@@ -107,21 +114,12 @@ class RecallStreams:
             if step + length == self.plans[row].steps:
                 self.position[row] = (number + 1, 0)
                 self.plans[row] = self._plan(row)
-        return pieces
-
-    def _render(self, parts: list[list[tuple[Stream, int, int]]], rng: np.random.Generator) -> Batch:
-        rows = [self._piece(pieces, rng) for pieces in parts][self.rows.start :]
-        inputs, targets, resets = zip(*rows, strict=True)
-        return Batch(
-            RecallInput(*map(torch.stack, zip(*inputs, strict=True))),
-            RecallTargets(*map(torch.stack, zip(*targets, strict=True))),
-            torch.stack(resets),
-        )
+        return self._piece(pieces, rng)
 
     def _piece(
         self, pieces: list[tuple[Stream, int, int]], rng: np.random.Generator
     ) -> tuple[RecallInput, RecallTargets, Tensor]:
-        """One row, [T, ...]."""
+        """Stretches of plans, one after the other."""
         inputs, targets, resets = [], [], []
         for plan, start, steps in pieces:
             asked = torch.from_numpy(plan.questions[start : start + steps])
