@@ -51,8 +51,3 @@ def read_json(path: Path, writer: str = "tokenturing.save") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}: expected a JSON object")
     return content
-
-
-def some(names: set[str]) -> str:
-    """The first few names, for messages."""
-    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from tokenturing.checkpoint.format import CONFIG, abbreviated
 from tokenturing.checkpoint.tensors import TensorFile
 from tokenturing.errors import CheckpointError
-from tokenturing.files import some
 
 
 def build(cls: type[nn.Module], arguments: dict[str, Any], file: TensorFile) -> nn.Module:
@@ -23,7 +23,7 @@ def build(cls: type[nn.Module], arguments: dict[str, Any], file: TensorFile) -> 
             raise
         except Exception as error:  # whatever a constructor makes of arguments that are wrong
             raise CheckpointError(
-                f"{file.path.with_name('config.json')} does not fit {cls.__name__} ({error}): expected the "
+                f"{file.path.with_name(CONFIG)} does not fit {cls.__name__} ({error}): expected the "
                 "arguments it was saved with; fetch or save it again"
             ) from error
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
@@ -83,7 +83,7 @@ class _Budget(TorchFunctionMode):
 
 
 def _check_shapes(wanted: dict[str, tuple[int, ...]], file: TensorFile, name: str) -> None:
-    lacking, besides = some(wanted.keys() - file.shapes.keys()), some(file.shapes.keys() - wanted.keys())
+    lacking, besides = abbreviated(wanted.keys() - file.shapes.keys()), abbreviated(file.shapes.keys() - wanted.keys())
     if lacking or besides:
         parts = [f"it lacks {lacking}"] * bool(lacking) + [f"it has {besides} besides"] * bool(besides)
         raise CheckpointError(f"{file.path} does not hold the weights of this {name}: {'; '.join(parts)}")

@@ -13,21 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from tokenturing.checkpoint.build import build, fill
-from tokenturing.checkpoint.form import (
+from tokenturing.checkpoint.format import (
+    CONFIG,
     FORMAT_VERSION,
     OWN_KEYS,
+    WEIGHTS,
     check_version,
     config_of,
     package_version,
-    plain,
     to_json,
+    uncompiled,
 )
 from tokenturing.checkpoint.tensors import TensorFile, digest, pack
 from tokenturing.errors import CheckpointError, closest
 from tokenturing.files import beside, read_json, write_file
 from tokenturing.registry import find_class, name_of
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SHIPPED = Path(__file__).parents[1] / "weights"
 
 
@@ -51,7 +52,7 @@ def save(
         dtype: store floating-point weights in this type, to ship them small; `load` gives back their own.
         notes: plain JSON values worth keeping: recipe, seed, time, figures; None: those the model came with.
     """
-    model = plain(model)
+    model = uncompiled(model)
     content = {
         "format_version": FORMAT_VERSION,
         "class_name": name_of(model),
