@@ -268,10 +268,25 @@ def step_of(optimizer: Callable[[Any], torch.optim.Optimizer]) -> Callable[[tt.T
 
 
 def set_data_twice(model: tt.TokenTuringMachine) -> None:
-    """The second time, freed memory is likely to be used again."""
-    for parameter in model.parameters():
-        for factor in (0.5, 0.5):
-            parameter.data = parameter.data * factor
+    for _ in range(2):
+        for parameter in model.parameters():
+            parameter.data = parameter.data * 0.9
+
+
+def parameter_of_the_same_id(model: tt.TokenTuringMachine) -> None:
+    """Another tensor on the same memory, at the same place and with the same count of changes."""
+    layer = first_linear(model)
+    tensor, name, count = layer.weight.data, id(layer.weight), layer.weight._version
+    layer.weight = None  # type: ignore[assignment]
+    for _ in range(100):
+        layer.weight = nn.Parameter(tensor)
+        if id(layer.weight) == name:
+            break
+    with torch.no_grad():
+        for _ in range(count):
+            layer.weight.add_(1)
+    assert count
+    assert layer.weight._version == count
 
 
 def there_and_back(model: tt.TokenTuringMachine) -> None:
@@ -336,6 +351,7 @@ CHANGES: dict[str, Callable[[tt.TokenTuringMachine], Any]] = {
     "set-data-twice": set_data_twice,
     "transposed": transpose,
     "new-parameter": new_parameter,
+    "new-parameter-same-id": parameter_of_the_same_id,
     "new-module": new_module,
     "new-buffer": new_buffer,
     "config": lambda model: model.config.update(dropout=0.1),
@@ -353,6 +369,20 @@ def test_a_changed_model_has_another_owner(name: str) -> None:
     assert Owner.of(model) is after
     with pytest.raises(CheckpointError, match="another model"):
         parse_state(data, model)
+
+
+@pytest.mark.parametrize("marked", [True, False], ids=["marked", "control"])
+def test_places_of_weights_that_are_gone_are_not_taken_for_theirs(marked: bool) -> None:
+    """New weights may lie where the old ones did, but a storage of the same place would look like the same one."""
+    model = owned()
+    parameter = first_linear(model).weight
+    if not marked:
+        owner._KNOWN.clear()
+    place = parameter.untyped_storage()._cdata
+    parameter.data = torch.empty(0)
+    new = [torch.empty(1).untyped_storage() for _ in range(5000)]
+    found = {storage._cdata for storage in new}
+    assert (place in found) != marked
 
 
 def test_meta_device_is_noticed() -> None:
