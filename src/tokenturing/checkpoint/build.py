@@ -38,23 +38,9 @@ class _Budget(TorchFunctionMode):
     """
 
     MAKERS = frozenset(
-        (
-            "empty",
-            "zeros",
-            "ones",
-            "full",
-            "rand",
-            "randn",
-            "randint",
-            "eye",
-            "arange",
-            "linspace",
-            "new_empty",
-            "new_zeros",
-            "new_ones",
-            "new_full",
-        )
+        "empty zeros ones full rand randn randint eye arange linspace new_empty new_zeros new_ones new_full".split()
     )
+    """functions of torch that allocate by the sizes they get"""
     SLACK = 2**24
     """numbers besides the weights: tables that are not saved"""
 
@@ -83,9 +69,12 @@ class _Budget(TorchFunctionMode):
 
 
 def _check_shapes(wanted: dict[str, tuple[int, ...]], file: TensorFile, name: str) -> None:
-    lacking, besides = abbreviated(wanted.keys() - file.shapes.keys()), abbreviated(file.shapes.keys() - wanted.keys())
-    if lacking or besides:
-        parts = [f"it lacks {lacking}"] * bool(lacking) + [f"it has {besides} besides"] * bool(besides)
+    parts = []
+    if missing := wanted.keys() - file.shapes.keys():
+        parts.append(f"it lacks {abbreviated(missing)}")
+    if unexpected := file.shapes.keys() - wanted.keys():
+        parts.append(f"it has {abbreviated(unexpected)} besides")
+    if parts:
         raise CheckpointError(f"{file.path} does not hold the weights of this {name}: {'; '.join(parts)}")
     for key, shape in wanted.items():
         if file.shapes[key] != shape:
@@ -101,8 +90,8 @@ def fill(model: nn.Module, file: TensorFile) -> None:
     try:
         for name, dtype in json.loads(file.metadata.get("original_types", "{}")).items():
             tensors[name] = tensors[name].to(getattr(torch, dtype))
-    except (ValueError, AttributeError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{file.path} names types that are unknown ({error}); save it again") from error
+    except (ValueError, AttributeError, TypeError, LookupError, RecursionError) as error:
+        raise CheckpointError(f"{file.path} names unknown types or tensors ({error}); save it again") from error
     types = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     if len(types) == 1:  # buffers that are not saved follow, as they did in the saved model
         model.to(types.pop())

@@ -34,7 +34,7 @@ def dump_state(state: tuple, model: Any) -> bytes:
         "class_name": owner.class_name,
         "fingerprint": owner.fingerprint,
     }
-    return pack(leaves, metadata)
+    return pack(leaves, metadata, checksum="crc32")
 
 
 def parse_state(data: bytes | bytearray | memoryview, model: Any, *, device: str | torch.device | None = None) -> Any:

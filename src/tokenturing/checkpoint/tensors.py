@@ -6,7 +6,8 @@ Nothing here executes what it reads, and nothing larger than the file itself is 
 import hashlib
 import json
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,10 +20,10 @@ from torch import Tensor
 from tokenturing.errors import CheckpointError
 
 
-def pack(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """Tensors as the bytes of a safetensors file, with their checksum among the metadata."""
+def pack(tensors: Mapping[str, Tensor], metadata: dict[str, str], checksum: str = "checksum") -> bytes:
+    """Tensors as the bytes of a safetensors file, with their checksum (a key of `CHECKSUMS`) among the metadata."""
     separate = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    return to_safetensors(separate, {"format": "pt", "checksum": digest(separate.items()), **metadata})
+    return to_safetensors(separate, {"format": "pt", checksum: CHECKSUMS[checksum](separate.items()), **metadata})
 
 
 class TensorFile:
@@ -108,11 +109,13 @@ def _reading(where: str | Path, kind: str) -> Iterator[None]:
 
 
 def _check_sum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], where: str | Path) -> None:
-    wanted = metadata.get("checksum")
-    if wanted is not None and wanted != digest(tensors.items()):
-        raise CheckpointError(
-            f"{where} is corrupted: its tensors do not have the checksum they were written with, {wanted}; fetch or save it again"
-        )
+    for name, compute in CHECKSUMS.items():
+        wanted = metadata.get(name)
+        if wanted is not None and wanted != compute(tensors.items()):
+            raise CheckpointError(
+                f"{where} is corrupted: its tensors do not have the checksum they were written with, "
+                f"{wanted}; fetch or save it again"
+            )
 
 
 def digest(tensors: Iterable[tuple[str, Tensor]], *also: str) -> str:
@@ -120,8 +123,25 @@ def digest(tensors: Iterable[tuple[str, Tensor]], *also: str) -> str:
     total = hashlib.sha256()  # three times as fast as blake2b where the processor knows it
     for text in also:
         total.update(f"{len(text)}:{text}".encode())
-    for name, tensor in sorted(tensors, key=lambda item: item[0]):
-        total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        total.update(flat.view(torch.uint8).numpy().data)
+    for part in _parts(tensors):
+        total.update(part)
     return total.hexdigest()[:32]
+
+
+def crc32(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """A checksum of the same that finds damage but is no fingerprint; three times as fast as `digest`."""
+    total = 0
+    for part in _parts(tensors):
+        total = zlib.crc32(part, total)
+    return f"{total:08x}"
+
+
+def _parts(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[bytes | memoryview]:
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        yield f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode()
+        flat = tensor.detach().cpu().contiguous().flatten()
+        yield flat.view(torch.uint8).numpy().data
+
+
+CHECKSUMS: dict[str, Callable[[Iterable[tuple[str, Tensor]]], str]] = {"checksum": digest, "crc32": crc32}
+"""By the key under which files have them. States once had the first one, and models have it."""
