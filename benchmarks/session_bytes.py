@@ -54,7 +54,8 @@ def main() -> None:
     )
     for name, timing in timings.items():
         base = timings[f"{name.partition(',')[0]}, hashed anew"].median
-        print(f"{name:20} {timing.median * 1e3:7.3f} ms, {base / timing.median:5.1f} times as fast as hashed anew")
+        times = f"{timing.median * 1e3:7.3f} ms (quartiles {timing.low * 1e3:.3f} and {timing.high * 1e3:.3f})"
+        print(f"{name:20} {times}, {base / timing.median:5.1f} times as fast as hashed anew")
     if arguments.json:
         found = {name: asdict(timing) for name, timing in timings.items()}
         Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -37,8 +37,9 @@ class _Budget(TorchFunctionMode):
     Building on the meta device would do too, but loads 2 s of torch's compiler.
     """
 
-    MAKERS = frozenset(
-        "empty zeros ones full rand randn randint eye arange linspace new_empty new_zeros new_ones new_full".split()
+    MAKERS = (
+        *("empty", "zeros", "ones", "full", "rand", "randn", "randint", "eye", "arange", "linspace"),
+        *("new_empty", "new_zeros", "new_ones", "new_full"),
     )
     """functions of torch that allocate by the sizes they get"""
     SLACK = 2**24

@@ -48,7 +48,7 @@ def parse_state(data: bytes | bytearray | memoryview, model: Any, *, device: str
     Raises:
         CheckpointError: the data is truncated, corrupted, foreign or newer, or the state is another model's.
     """
-    return _parse(bytes(memoryview(data)), model, device, "the data")
+    return _parse(data if isinstance(data, bytes) else bytes(memoryview(data)), model, device, "the data")
 
 
 def save_state(state: tuple, file: str | Path, model: Any) -> None:
