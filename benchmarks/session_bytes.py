@@ -3,7 +3,13 @@
     python benchmarks/session_bytes.py [--rounds 501] [--threads 1] [--json FILE]
 
 "of the model" looks at each call whether the weights are still the same, "of its owner" is told so, and "hashed anew" hashes
-all weights at each call, as it must be done the first time. All take turns in one run; the figures are medians.
+all 3.6 M weights at each call, as must be done the first time. The first four take turns, then the last two; the figures are
+medians. On one of two cores of a Xeon (AVX-512), the other one busy with training, `python benchmarks/session_bytes.py` says:
+
+    dump    of its owner 0.22 ms (57 x as fast as hashed anew), of the model 0.33 ms (37 x), hashed anew 12.5 ms
+    parse   of its owner 0.25 ms (52 x as fast as hashed anew), of the model 0.35 ms (36 x), hashed anew 12.6 ms
+
+Of these, the checksum takes 0.05 ms (crc32; sha256 takes 0.14 ms, blake2b 0.26 ms, adler32 0.07 ms).
 """
 
 import argparse

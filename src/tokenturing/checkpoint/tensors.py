@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as arrays_to_safetensors
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
@@ -23,7 +24,11 @@ from tokenturing.errors import CheckpointError
 def pack(tensors: Mapping[str, Tensor], metadata: dict[str, str], checksum: str = "checksum") -> bytes:
     """Tensors as the bytes of a safetensors file, with their checksum (a key of `CHECKSUMS`) among the metadata."""
     separate = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    return to_safetensors(separate, {"format": "pt", checksum: CHECKSUMS[checksum](separate.items()), **metadata})
+    metadata = {"format": "pt", checksum: CHECKSUMS[checksum](separate.items()), **metadata}
+    try:  # the same bytes at half the cost
+        return arrays_to_safetensors({name: tensor.numpy() for name, tensor in separate.items()}, metadata)
+    except TypeError:  # numpy has no bfloat16
+        return to_safetensors(separate, metadata)
 
 
 class TensorFile:
