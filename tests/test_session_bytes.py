@@ -480,6 +480,11 @@ def test_models_of_inference_mode_are_hashed_each_time() -> None:
         next(model.parameters()).add_(1)
         after = Owner.of(model)
         assert after.fingerprint == tt.fingerprint(model) != before.fingerprint
+    model = owned()
+    before = Owner.of(model)
+    with torch.inference_mode():
+        new_module(model)
+    assert Owner.of(model).fingerprint == tt.fingerprint(model) != before.fingerprint
 
 
 def test_owners_keep_no_model_alive() -> None:

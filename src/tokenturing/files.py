@@ -1,7 +1,6 @@
 """Files and folders that are whole or not there: written aside and renamed, checked when read. No torch is needed for these."""
 
 import ctypes
-import errno
 import json
 import os
 import secrets
@@ -85,19 +84,17 @@ def _put(partial: Path, target: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders change places in one move, where the system and the file system can."""
+    """Let two folders change places in one move; false where the system or the file system can't."""
+    first, second = os.fsencode(one), os.fsencode(other)
     try:
         if sys.platform == "linux":
-            exchange = ctypes.CDLL(None, use_errno=True).renameat2
-            failed = exchange(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE)
+            failed = ctypes.CDLL(None).renameat2(AT_FDCWD, first, AT_FDCWD, second, RENAME_EXCHANGE)
         elif sys.platform == "darwin":
-            failed = ctypes.CDLL(None, use_errno=True).renamex_np(os.fsencode(one), os.fsencode(other), RENAME_SWAP)
+            failed = ctypes.CDLL(None).renamex_np(first, second, RENAME_SWAP)
         else:
             return False
     except AttributeError:  # a C library without it
         return False
-    if failed and ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
     return not failed
 
 

@@ -94,10 +94,10 @@ class Owner:
             fits = shape[2:] == first[1:] if longer else shape[1:] == first
             if not (fits and shape and one_size):
                 sizes = ["B", *map(str, first)]
-                sizes[1:2] = [f"at least {first[0]}"] if grows else sizes[1:2]
-                raise CheckpointError(
-                    f"{where}: {name} has shape {list(shape)}: expected [{', '.join(sizes)}] with one B for all"
-                )
+                if grows:
+                    sizes[1] = f"at least {sizes[1]}"
+                expected = f"[{', '.join(sizes)}] with one B for all"
+                raise CheckpointError(f"{where}: {name} has shape {list(shape)}: expected {expected}")
             if came != dtype and not (came.is_floating_point and dtype.is_floating_point):
                 raise CheckpointError(f"{where}: {name} has type {came}: expected {dtype}")
 
@@ -117,13 +117,11 @@ class _Marks:
     def __init__(self, model: nn.Module):
         tensors = _weights(model)
         self.config, self.optimizer_steps = repr(config_of(model)), _optimizer_steps
-        # Tensors of inference mode are not counted: such a model is taken for changed every time.
-        self.lost = any(tensor.is_inference() for tensor in tensors)
-        if not self.lost:
-            self.versions = _versions(tensors)
-            # Ids and addresses of what is gone are used again. A lost tensor is noted, and a storage's stays taken.
-            self.tensors = [weakref.ref(tensor, self._lose) for tensor in tensors]
-            self.storages = [StorageWeakRef(tensor.untyped_storage()) for tensor in tensors]
+        self.versions = _versions(tensors)
+        self.lost = self.versions is None
+        # Ids and addresses of what is gone are used again. A lost tensor is noted, and a storage's stays taken.
+        self.tensors = [weakref.ref(tensor, self._lose) for tensor in tensors]
+        self.storages = [StorageWeakRef(tensor.untyped_storage()) for tensor in tensors]
 
     def _lose(self, _: Any) -> None:
         self.lost = True
@@ -148,9 +146,15 @@ def _weights(model: nn.Module) -> list[Tensor]:
     return [tensor for tensor in found if tensor is not None]
 
 
-def _versions(tensors: list[Tensor]) -> list[tuple[Any, ...]]:
-    """Of each, which tensor it is, what it shows of which storage, and how often torch saw it change."""
-    return [(id(each), each._version, each.untyped_storage()._cdata, each.data_ptr(), each.stride()) for each in tensors]
+def _versions(tensors: list[Tensor]) -> list[tuple[Any, ...]] | None:
+    """Of each, which tensor it is, what it shows of which storage, and how often torch saw it change.
+
+    None where torch does not count: such a model is taken for changed every time.
+    """
+    try:
+        return [(id(each), each._version, each.untyped_storage()._cdata, each.data_ptr(), each.stride()) for each in tensors]
+    except RuntimeError:  # of inference mode
+        return None
 
 
 _KNOWN: "weakref.WeakKeyDictionary[nn.Module, _Marks]" = weakref.WeakKeyDictionary()
