@@ -200,6 +200,53 @@ def test_other_files_in_the_folder_stay(tmp_path: Path) -> None:
         assert sorted(os.listdir(tmp_path)) == ["config.json", "log.txt", "model.safetensors"]
 
 
+@pytest.mark.parametrize("link", [False, True], ids=["folder", "link"])
+def test_an_empty_folder_is_filled_where_it_is(link: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be the current one, a link's or a mounted one: none of these can be renamed."""
+    folder = tmp_path / "far" / "real"
+    folder.mkdir(parents=True)
+    if link:
+        (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    tt.save(small(), tmp_path / "link" if link else Path())
+    assert sorted(os.listdir()) == ["config.json", "model.safetensors"]
+    assert os.listdir(tmp_path / "far") == ["real"]
+    assert (tmp_path / "link").is_symlink() == link
+
+
+def test_a_link_to_nowhere_gets_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    tt.save(small(), tmp_path / "link")
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+    assert sorted(os.listdir(tmp_path / "real")) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("fatal", ["first write", "last write", "rename"])
+def test_a_crash_leaves_no_part_of_a_first_checkpoint(fatal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bytes, rename = Path.write_bytes, Path.rename
+    written: list[str] = []
+
+    def dying_write(self: Path, data: bytes) -> int:
+        written.append(self.name)
+        if len(written) == {"first write": 1, "last write": 2}.get(fatal):
+            raise KeyboardInterrupt
+        return write_bytes(self, data)
+
+    def dying_rename(self: Path, target: Path) -> Path:
+        if fatal == "rename":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "write_bytes", dying_write)
+    monkeypatch.setattr(Path, "rename", dying_rename)
+    with pytest.raises(KeyboardInterrupt):
+        tt.save(small(), tmp_path / "a")
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == []
+    tt.save(small(), tmp_path / "a")
+    assert os.listdir(tmp_path) == ["a"]
+
+
 def test_shipped_models_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint.folder, "SHIPPED", tmp_path)
     monkeypatch.chdir(tmp_path.parent)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenturing import baselines, runtime, state, testing
-    from tokenturing.checkpoint import fingerprint, load, load_state, save, save_state
+    from tokenturing.checkpoint import dump_state, fingerprint, load, load_state, parse_state, save, save_state
     from tokenturing.models.machine import TokenTuringMachine
     from tokenturing.scenic import from_scenic
 
@@ -13,10 +13,12 @@ __version__ = "0.1.0"
 __all__ = [
     "TokenTuringMachine",
     "baselines",
+    "dump_state",
     "fingerprint",
     "from_scenic",
     "load",
     "load_state",
+    "parse_state",
     "runtime",
     "save",
     "save_state",
@@ -27,10 +29,12 @@ __all__ = [
 _LAZY = {
     "TokenTuringMachine": "tokenturing.models.machine",
     "baselines": "tokenturing.baselines",
+    "dump_state": "tokenturing.checkpoint",
     "fingerprint": "tokenturing.checkpoint",
     "from_scenic": "tokenturing.scenic",
     "load": "tokenturing.checkpoint",
     "load_state": "tokenturing.checkpoint",
+    "parse_state": "tokenturing.checkpoint",
     "runtime": "tokenturing.runtime",
     "save": "tokenturing.checkpoint",
     "save_state": "tokenturing.checkpoint",

@@ -1,28 +1,113 @@
-"""Files that are whole or not there: written aside and renamed, checked when read. No torch is needed for these."""
+"""Files and folders that are whole or not there: written aside and renamed, checked when read. No torch is needed for these."""
 
+import ctypes
 import json
 import os
 import secrets
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tokenturing.errors import CheckpointError
 
 LARGEST_JSON = 16 * 2**20
 """bytes; a config.json is a few hundred"""
+RENAME_EXCHANGE, RENAME_SWAP, AT_FDCWD = 2, 2, -100
+"""of Linux, of macOS, and of Linux for paths as they are"""
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Put `content` at `path` in one move: a crash leaves what was there before."""
+def write_file(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+    """Put `content`, or what it writes into the file that it gets, at `path` in one move: a crash leaves what was there."""
     partial = beside(path)
     try:
         with partial.open("xb") as file:
-            file.write(content)
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, write: Callable[[Path], object]) -> None:
+    """Put a folder with all that `write` writes into the one it gets at `path`, in one move: a crash leaves the old or the new.
+
+    A folder that is there is replaced, with everything in it; a link to a folder goes on pointing to where the new one is.
+    Folders above are made. After an error nothing is changed.
+
+    Raises:
+        CheckpointError: there is a file at `path`.
+    """
+    target = path.resolve()
+    if target.exists() and not target.is_dir():
+        raise CheckpointError(f"{path} is a file: expected a folder, or a name that is free")
+    partial = beside(target)
+    try:
+        partial.mkdir(parents=True)
+        write(partial)
+        for written in [*partial.rglob("*"), partial]:
+            _sync(written)
+        _put(partial, target)
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # after an exchange, what was there before
+
+
+def _put(partial: Path, target: Path) -> None:
+    """Rename the new folder to the target; an old one that is there is then at `partial`, or gone.
+
+    Where the system can't exchange two folders it takes two renames: killed between them, we leave the old one under its
+    hidden name.
+    """
+    try:
+        partial.rename(target)  # a free name, or an empty folder
+        return
+    except OSError:
+        if not target.is_dir():
+            raise
+    if _exchange(partial, target):
+        return
+    old = beside(target)
+    try:
+        target.rename(old)
+        partial.rename(target)
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one move; false where the system or the file system can't."""
+    first, second = os.fsencode(one), os.fsencode(other)
+    try:
+        if sys.platform == "linux":
+            failed = ctypes.CDLL(None).renameat2(AT_FDCWD, first, AT_FDCWD, second, RENAME_EXCHANGE)
+        elif sys.platform == "darwin":
+            failed = ctypes.CDLL(None).renamex_np(first, second, RENAME_SWAP)
+        else:
+            return False
+    except AttributeError:  # a C library without it
+        return False
+    return not failed
+
+
+def _sync(path: Path) -> None:
+    """Have a file's content or a folder's names on the disk, where the system does that."""
+    if path.is_symlink() or os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError) if path.is_dir() else nullcontext():  # some file systems can't sync folders
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def cache_folder() -> Path:
@@ -51,8 +136,3 @@ def read_json(path: Path, writer: str = "tokenturing.save") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}: expected a JSON object")
     return content
-
-
-def some(names: set[str]) -> str:
-    """The first few names, for messages."""
-    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

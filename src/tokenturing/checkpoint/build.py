@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from tokenturing.checkpoint.format import CONFIG, abbreviated
 from tokenturing.checkpoint.tensors import TensorFile
 from tokenturing.errors import CheckpointError
-from tokenturing.files import some
 
 
 def build(cls: type[nn.Module], arguments: dict[str, Any], file: TensorFile) -> nn.Module:
@@ -23,7 +23,7 @@ def build(cls: type[nn.Module], arguments: dict[str, Any], file: TensorFile) -> 
             raise
         except Exception as error:  # whatever a constructor makes of arguments that are wrong
             raise CheckpointError(
-                f"{file.path.with_name('config.json')} does not fit {cls.__name__} ({error}): expected the "
+                f"{file.path.with_name(CONFIG)} does not fit {cls.__name__} ({error}): expected the "
                 "arguments it was saved with; fetch or save it again"
             ) from error
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
@@ -37,24 +37,11 @@ class _Budget(TorchFunctionMode):
     Building on the meta device would do too, but loads 2 s of torch's compiler.
     """
 
-    MAKERS = frozenset(
-        (
-            "empty",
-            "zeros",
-            "ones",
-            "full",
-            "rand",
-            "randn",
-            "randint",
-            "eye",
-            "arange",
-            "linspace",
-            "new_empty",
-            "new_zeros",
-            "new_ones",
-            "new_full",
-        )
+    MAKERS = (
+        *("empty", "zeros", "ones", "full", "rand", "randn", "randint", "eye", "arange", "linspace"),
+        *("new_empty", "new_zeros", "new_ones", "new_full"),
     )
+    """functions of torch that allocate by the sizes they get"""
     SLACK = 2**24
     """numbers besides the weights: tables that are not saved"""
 
@@ -83,9 +70,12 @@ class _Budget(TorchFunctionMode):
 
 
 def _check_shapes(wanted: dict[str, tuple[int, ...]], file: TensorFile, name: str) -> None:
-    lacking, besides = some(wanted.keys() - file.shapes.keys()), some(file.shapes.keys() - wanted.keys())
-    if lacking or besides:
-        parts = [f"it lacks {lacking}"] * bool(lacking) + [f"it has {besides} besides"] * bool(besides)
+    parts = []
+    if missing := wanted.keys() - file.shapes.keys():
+        parts.append(f"it lacks {abbreviated(missing)}")
+    if unexpected := file.shapes.keys() - wanted.keys():
+        parts.append(f"it has {abbreviated(unexpected)} besides")
+    if parts:
         raise CheckpointError(f"{file.path} does not hold the weights of this {name}: {'; '.join(parts)}")
     for key, shape in wanted.items():
         if file.shapes[key] != shape:
@@ -101,8 +91,8 @@ def fill(model: nn.Module, file: TensorFile) -> None:
     try:
         for name, dtype in json.loads(file.metadata.get("original_types", "{}")).items():
             tensors[name] = tensors[name].to(getattr(torch, dtype))
-    except (ValueError, AttributeError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{file.path} names types that are unknown ({error}); save it again") from error
+    except (ValueError, AttributeError, TypeError, LookupError, RecursionError) as error:
+        raise CheckpointError(f"{file.path} names unknown types or tensors ({error}); save it again") from error
     types = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     if len(types) == 1:  # buffers that are not saved follow, as they did in the saved model
         model.to(types.pop())

@@ -13,21 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from tokenturing.checkpoint.build import build, fill
-from tokenturing.checkpoint.form import (
+from tokenturing.checkpoint.format import (
+    CONFIG,
     FORMAT_VERSION,
     OWN_KEYS,
+    WEIGHTS,
     check_version,
     config_of,
     package_version,
-    plain,
     to_json,
+    uncompiled,
 )
 from tokenturing.checkpoint.tensors import TensorFile, digest, pack
 from tokenturing.errors import CheckpointError, closest
-from tokenturing.files import beside, read_json, write_file
+from tokenturing.files import read_json, write_file, write_folder
 from tokenturing.registry import find_class, name_of
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SHIPPED = Path(__file__).parents[1] / "weights"
 
 
@@ -51,7 +52,7 @@ def save(
         dtype: store floating-point weights in this type, to ship them small; `load` gives back their own.
         notes: plain JSON values worth keeping: recipe, seed, time, figures; None: those the model came with.
     """
-    model = plain(model)
+    model = uncompiled(model)
     content = {
         "format_version": FORMAT_VERSION,
         "class_name": name_of(model),
@@ -80,12 +81,13 @@ def _cast(weights: dict[str, Tensor], dtype: torch.dtype | None) -> tuple[dict[s
 
 
 def _write(folder: Path, config: bytes, weights: bytes) -> None:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        aside = beside(folder.absolute())
-        aside.mkdir(parents=True)
-        write_file(aside / WEIGHTS, weights)
-        write_file(aside / CONFIG, config)
-        aside.rename(folder)
+    if not folder.exists():
+
+        def write(new: Path) -> None:
+            (new / WEIGHTS).write_bytes(weights)
+            (new / CONFIG).write_bytes(config)
+
+        write_folder(folder, write)
     elif not folder.is_dir():
         raise CheckpointError(f"{folder} is a file: expected a folder, or a name that is free")
     elif (folder / WEIGHTS).exists():
@@ -94,6 +96,7 @@ def _write(folder: Path, config: bytes, weights: bytes) -> None:
         write_file(folder / WEIGHTS, weights)
         write_file(folder / CONFIG, config)
     else:
+        # Without weights there is no checkpoint yet: they come last.
         write_file(folder / CONFIG, config)
         write_file(folder / WEIGHTS, weights)
 

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from tokenturing.checkpoint import folder as checkpoint
+from tokenturing.checkpoint.folder import find_folder, load_folder, save, shipped
+from tokenturing.checkpoint.format import CONFIG, WEIGHTS
 from tokenturing.errors import CheckpointError
 
 Model = TypeVar("Model", bound="HubMixin")
@@ -63,8 +64,8 @@ class HubMixin(nn.Module):
             device: where to put the model.
         """
         name = str(name_or_folder)
-        if Path(name).exists() or name in checkpoint.shipped():
-            folder = checkpoint.find_folder(name)
+        if Path(name).exists() or name in shipped():
+            folder = find_folder(name)
         else:
             folder = _fetch(
                 name,
@@ -74,7 +75,7 @@ class HubMixin(nn.Module):
                 force_download=force_download,
                 local_files_only=local_files_only,
             )
-        return checkpoint.load_folder(folder, cls, device=device)
+        return load_folder(folder, cls, device=device)
 
     def save_pretrained(
         self,
@@ -86,7 +87,7 @@ class HubMixin(nn.Module):
     ) -> str | None:
         """`tokenturing.save` and a model card; with `push_to_hub`, pushed under `repo_id` as well."""
         folder = Path(save_directory)
-        checkpoint.save(self, folder)
+        save(self, folder)
         card = folder / "README.md"
         if not card.exists():
             card.write_text(CARD.format(name=type(self).__name__), encoding="utf-8")
@@ -117,10 +118,10 @@ def _fetch(repo_id: str, **options: Any) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        files = [checkpoint.CONFIG, checkpoint.WEIGHTS]
+        files = [CONFIG, WEIGHTS]
         return Path(snapshot_download(repo_id, allow_patterns=files, **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        known = ", ".join(map(repr, checkpoint.shipped())) or "none"
+        known = ", ".join(map(repr, shipped())) or "none"
         raise CheckpointError(
             f"{repo_id!r} is no folder, no model of the package ({known}) and cannot be had from the Hub "
             f"({error}): expected one of these"

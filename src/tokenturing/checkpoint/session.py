@@ -1,46 +1,70 @@
-"""The state of a session on disk: safetensors, with the fingerprint of the model it belongs to."""
+"""The state of a session as bytes or a file: safetensors, with the fingerprint of the model it belongs to."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from tokenturing import state as states
-from tokenturing.checkpoint.form import FORMAT_VERSION, check_version, config_of, plain, to_json
-from tokenturing.checkpoint.tensors import TensorFile, digest, pack
+from tokenturing.checkpoint.format import FORMAT_VERSION, check_version
+from tokenturing.checkpoint.owner import Owner
+from tokenturing.checkpoint.tensors import TensorBytes, check_is_file, pack
 from tokenturing.errors import CheckpointError
-from tokenturing.files import some, write_file
+from tokenturing.files import write_file
+
+KIND = "a session's state"
 
 
-def fingerprint(model: nn.Module) -> str:
-    """A hash of the class, the config and every weight: which model a state belongs to.
+def dump_state(state: tuple, model: Any) -> bytes:
+    """The state of a session as bytes, with the fingerprint of the model it belongs to.
 
-    A model that was saved in a smaller type (`save(..., dtype=)`) comes back with other weights: another one.
+    Args:
+        state: of any number of rows.
+        model: the model that made the state, or its `checkpoint.Owner`.
+
+    Raises:
+        CheckpointError: the model cannot have made this state.
     """
-    model = plain(model)
-    return digest(model.state_dict().items(), type(model).__name__, to_json(config_of(model), "config"))
+    owner = _owner(model)
+    leaves = dict(states.leaves(state))
+    owner.check({name: (tuple(leaf.shape), leaf.dtype) for name, leaf in leaves.items()}, "the state")
+    metadata = {
+        "format_version": str(FORMAT_VERSION),
+        "kind": "state",
+        "class_name": owner.class_name,
+        "fingerprint": owner.fingerprint,
+    }
+    return pack(leaves, metadata, checksum="crc32")
 
 
-def save_state(state: tuple, file: str | Path, model: nn.Module) -> None:
-    """Write the state of a session, in one move, with the fingerprint of the model it belongs to.
+def parse_state(data: bytes | bytearray | memoryview, model: Any, *, device: str | torch.device | None = None) -> Any:
+    """The state that `dump_state` made bytes of, for the same model to go on from.
+
+    Args:
+        data: from anywhere; what is wrong with it is found before any of it is used.
+        model: the model whose state it is, or its `checkpoint.Owner`.
+        device: where to put it; None: where the model is.
+
+    Raises:
+        CheckpointError: the data is truncated, corrupted, foreign or newer, or the state is another model's.
+    """
+    return _parse(data if isinstance(data, bytes) else bytes(memoryview(data)), model, device, "the data")
+
+
+def save_state(state: tuple, file: str | Path, model: Any) -> None:
+    """Write the bytes of `dump_state` to a file, in one move.
 
     Args:
         state: of any number of rows.
         file: is replaced if it is there.
-        model: the model that made the state.
+        model: the model that made the state, or its `checkpoint.Owner`.
+
+    Raises:
+        CheckpointError: the model cannot have made this state.
     """
-    metadata = {
-        "format_version": str(FORMAT_VERSION),
-        "kind": "state",
-        "class_name": type(plain(model)).__name__,
-        "fingerprint": fingerprint(model),
-    }
-    leaves = dict(states.leaves(state))
-    _check_leaves(model, {name: tuple(leaf.shape) for name, leaf in leaves.items()}, "the state")
-    path = Path(file)
+    data, path = dump_state(state, model), Path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, pack(leaves, metadata))
+    write_file(path, data)
 
 
 def load_state(file: str | Path, model: Any, *, device: str | torch.device | None = None) -> Any:
@@ -48,52 +72,36 @@ def load_state(file: str | Path, model: Any, *, device: str | torch.device | Non
 
     Args:
         file: as `save_state` wrote it.
-        model: the model whose state it is.
+        model: the model whose state it is, or its `checkpoint.Owner`.
         device: where to put it; None: where the model is.
 
     Raises:
-        CheckpointError: the file is missing, corrupted, foreign or newer, or the state is another model's.
+        CheckpointError: the file is missing, truncated, corrupted, foreign or newer, or the state is another model's.
     """
-    source = TensorFile(Path(file), "a session's state")
+    path = Path(file)
+    check_is_file(path, KIND)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): expected {KIND}") from error
+    return _parse(data, model, device, path)
+
+
+def _parse(data: bytes, model: Any, device: str | torch.device | None, where: str | Path) -> Any:
+    source, owner = TensorBytes(data, KIND, where), _owner(model)
     if source.metadata.get("kind") != "state":
-        raise CheckpointError(f"{file} holds no state: expected a file that tokenturing.save_state wrote")
-    check_version(source.metadata.get("format_version"), source.path)
-    ours, theirs = fingerprint(model), source.metadata.get("fingerprint")
-    if ours != theirs:
+        raise CheckpointError(f"{where} holds no state: expected what tokenturing.save_state or dump_state wrote")
+    check_version(source.metadata.get("format_version"), where)
+    theirs = source.metadata.get("fingerprint")
+    if owner.fingerprint != theirs:
         raise CheckpointError(
-            f"{file} is the state of another model: of a {source.metadata.get('class_name')} with the "
-            f"fingerprint {theirs}, and this {type(plain(model)).__name__} has {ours}; load the model that "
+            f"{where} is the state of another model: of a {source.metadata.get('class_name')} with the "
+            f"fingerprint {theirs}, and this {owner.class_name} has {owner.fingerprint}; load the model that "
             "it was saved with"
         )
-    _check_leaves(model, source.shapes, str(source.path))
-    like = model.initial_state(1)
-    where = next(states.leaves(like))[1].device if device is None else device
-    return states.move(states.rebuild(like, source.tensors()), where)
+    owner.check(source.leaves(), where)
+    return owner.rebuild(source.tensors(owner.device if device is None else device))
 
 
-def _check_leaves(model: Any, leaves: dict[str, tuple[int, ...]], where: str) -> None:
-    """Compare names and shapes with the model's own first state; only leaves that grow may be longer."""
-    wanted = {name: tuple(leaf.shape) for name, leaf in states.leaves(model.initial_state(1))}
-    if wanted.keys() != leaves.keys():
-        raise CheckpointError(f"{where} has the leaves {some(set(leaves))}: expected {some(set(wanted))}")
-    rows = {shape[:1] for shape in leaves.values()}
-    for name, expected in wanted.items():
-        came = leaves[name]
-        longer = len(came) > 1 and came[:1] + expected[1:2] + came[2:] != came
-        fixed = 2 if longer and name in _growing(model) else 1
-        if len(came) != len(expected) or came[fixed:] != expected[fixed:] or len(rows) > 1:
-            sizes = ["B", *["any"] * (fixed - 1), *map(str, expected[fixed:])]
-            raise CheckpointError(f"{where}: {name} has shape {list(came)}: expected [{', '.join(sizes)}] with one B for all")
-
-
-def _growing(model: nn.Module) -> set[str]:
-    """The names of the leaves that get longer with a step."""
-    memory: Any = next((part for part in plain(model).modules() if hasattr(part, "output_tokens")), None)
-    if memory is None:
-        return set()
-    first = memory.initial_state(1)
-    like = next(memory.parameters())
-    with torch.no_grad():
-        _, second = memory.step(like.new_zeros(1, memory.input_tokens or 1, memory.width), first)
-    before = dict(states.leaves(first))
-    return {name for name, leaf in states.leaves(second) if leaf.shape != before[name].shape}
+def _owner(model: Any) -> Owner:
+    return model if isinstance(model, Owner) else Owner.of(model)

@@ -1,7 +1,8 @@
-"""What checkpoints and states have in common: their version, and the model's class and config."""
+"""What the files of models and of states have in common: names, their version, the model's class and config."""
 
 import importlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,18 @@ from torch import nn
 from tokenturing.errors import CheckpointError
 
 FORMAT_VERSION = 1
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 OWN_KEYS = ("format_version", "class_name", "tokenturing_version", "save_id", "notes")
 """what config.json holds besides the constructor's arguments"""
 
 
-def plain(model: nn.Module) -> nn.Module:
-    """The module inside what torch.compile returned."""
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module inside what torch.compile returned, or the module itself."""
     return getattr(model, "_orig_mod", model)
 
 
 def config_of(model: nn.Module) -> dict[str, Any]:
+    """The arguments that build the model, which its class keeps as `config`."""
     config, name = getattr(model, "config", None), type(model).__name__
     if not isinstance(config, dict):
         raise CheckpointError(f"{name} has no config: expected a dict with which the class builds it")
@@ -29,6 +32,7 @@ def config_of(model: nn.Module) -> dict[str, Any]:
 
 
 def to_json(content: dict[str, Any], what: str) -> str:
+    """The text of `content`, always the same for the same values; `what` names it in errors."""
     try:
         return json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -39,13 +43,20 @@ def package_version() -> str:
     return importlib.import_module("tokenturing").__version__
 
 
-def check_version(version: Any, path: Path) -> None:
+def check_version(version: Any, where: str | Path) -> None:
+    """Refuse a version of the format that this package cannot read; `where` names the file in the error."""
     try:
         number = int(version)
     except (TypeError, ValueError):
-        raise CheckpointError(f"{path} has the format version {version!r}: expected a number") from None
+        raise CheckpointError(f"{where} has the format version {version!r}: expected a number") from None
     if not 1 <= number <= FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has format version {number}, and tokenturing {package_version()} reads up to {FORMAT_VERSION}: "
+            f"{where} has format version {number}, and tokenturing {package_version()} reads up to {FORMAT_VERSION}: "
             "upgrade with pip install --upgrade tokenturing"
         )
+
+
+def abbreviated(names: Iterable[str]) -> str:
+    """The first few names, for messages."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
