@@ -350,20 +350,20 @@ def test_the_tutorial_trains_resumes_evaluates_exports_and_streams(package: Path
 
     out = done(package, "train", "bang.toml")
     assert "next: tokenturing evaluate" in out
-    assert "going on" in done(package, "train", "bang.toml", "--set", "train.updates=320"), "a finished run is lengthened"
+    assert "going on" in done(package, "train", "bang.toml", "--set", "train.updates=210"), "a finished run is lengthened"
     log = [json.loads(line) for line in (package / "runs" / "bang" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["update"] for line in log][-2:] == [310, 320]
+    assert [line["update"] for line in log][-2:] == [200, 210]
     assert log[-1]["loss"] < log[0]["loss"]
     done(package, "evaluate", "runs/bang", "--rows", "32", "--json", "figures.json")
     (figure,) = json.loads((package / "figures.json").read_text())
-    assert figure["accuracy"] > 0.95, "always no would be right in about half of the steps"
-    assert figure["count"] == 3200
+    assert figure["accuracy"] > 0.9, "always no would be right in seven of ten steps"
+    assert figure["count"] == 1600
     done(package, "export", "runs/bang", "--out", "bang-onnx")
     wave = 0.05 * np.random.default_rng(0).standard_normal(16_000 * 6)
-    wave[32_000:33_000] = 0.9
+    wave[32_000:33_000] = 0.9  # at two seconds
     soundfile.write(package / "door.wav", wave, 16_000)
     for model in ("bang-onnx", "runs/bang"):
-        said = done(package, "stream", model, "door.wav", "--ask", "1.5 a bang lately", "--ask", "3.0 a bang lately")
+        said = done(package, "stream", model, "door.wav", "--ask", "1.5 a bang lately", "--ask", "2.5 a bang lately")
         assert re.search(r"0:0[12]\.\d+  \(hears a bang\)", said)
         assert re.findall(r"a bang lately\? (\w+)", said) == ["no", "yes", "no"]
 

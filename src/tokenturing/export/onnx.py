@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tokenturing.errors import CheckpointError, MissingExtraError, OptionError, choose
-from tokenturing.files import beside
+from tokenturing.files import write_folder
 from tokenturing.models.flat import ROWS, FlatStep, example
 from tokenturing.runtime.machine import DESCRIPTION, GRAPH, INITIAL, MASK, load
 
@@ -47,9 +46,8 @@ def export_onnx(model: nn.Module, folder: str | Path, *, precision: str = "float
         raise OptionError(
             f"the state's {', '.join(graph.growing)} grows with the stream: expected a model whose state keeps its size"
         )
-    aside = beside(folder.absolute())
-    aside.mkdir(parents=True)
-    try:
+
+    def write(aside: Path) -> None:
         _write_graph(graph, aside / GRAPH)
         save_file(graph.initial_leaves(1), aside / INITIAL)
         _describe(aside, graph.description("float32"))
@@ -57,9 +55,8 @@ def export_onnx(model: nn.Module, folder: str | Path, *, precision: str = "float
         if precision == "int8":
             _quantize(aside / GRAPH)
         _describe(aside, graph.description(precision))
-        _replace(folder, aside)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+
+    write_folder(folder, write)
     return folder
 
 
@@ -141,14 +138,3 @@ def _compare(graph: FlatStep, folder: Path) -> None:
         error = float(np.abs(came.astype(np.float64) - wanted).max())
         if not error <= TOLERANCE * max(1.0, float(np.abs(wanted).max())):
             raise CheckpointError(f"the exported graph's {name} is {error:.2g} off the model's: please report it")
-
-
-def _replace(folder: Path, aside: Path) -> None:
-    """Put the new folder where the old one is; of an older export nothing is left."""
-    if folder.exists():
-        old = beside(folder.absolute())
-        folder.rename(old)
-        aside.rename(folder)
-        shutil.rmtree(old)
-    else:
-        aside.rename(folder)
