@@ -16,7 +16,6 @@ from tokenturing.bench.report import figures as bench_figures
 from tokenturing.bench.report import markdown
 from tokenturing.checkpoint import shipped
 from tokenturing.evaluate.figures import Figure, readable
-from tokenturing.tasks.recall.model import RecallModel
 
 README = Path(__file__).parents[1] / "README.md"
 SPEED, MEASURED = Path(__file__).with_name("speed.md"), Path(__file__).with_name("speed")
@@ -30,7 +29,7 @@ def figures() -> dict[str, tuple[int, list[Figure]]]:
     for name in shipped():
         model = tt.load(name)
         rows = model.notes.get("figures")
-        if isinstance(model, RecallModel) and rows:
+        if getattr(model, "task", None) == "recall" and rows:
             size = sum(p.numel() for p in model.memory.parameters())
             found[model.config["memory"]] = (size, [Figure.from_json(row) for row in rows])
     return found

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
-from zoo import inputs, worn_state
+from zoo import inputs, used_state
 
 from tokenturing import state as states
 from tokenturing.models.contract import Input, RecurrentModel, StreamModel, step_by_name
@@ -136,14 +136,14 @@ RUNS = {"chunks = whole": in_chunks, "step by step = whole": by_hand}
 
 @torch.no_grad()
 def whole_is_chunks_is_steps(model: RecurrentModel, stream: Stream) -> None:
-    x, state = inputs(model, ROWS, STEPS), worn_state(model, ROWS)
+    x, state = inputs(model, ROWS, STEPS), used_state(model, ROWS)
     expected = whole(model, x, state, stream)
     for law, run in RUNS.items():
         assert_same(expected, run(model, x, state, stream), law)
 
 
 def gradients_of_whole_are_of_chunks_are_of_steps(model: RecurrentModel, stream: Stream) -> None:
-    x, state = inputs(model, ROWS, STEPS), worn_state(model, ROWS)
+    x, state = inputs(model, ROWS, STEPS), used_state(model, ROWS)
     wanted = gradients(whole, model, x, state, stream)
     assert wanted["inputs"].abs().max() > 0
     for law, run in RUNS.items():
@@ -155,7 +155,7 @@ def gradients_of_whole_are_of_chunks_are_of_steps(model: RecurrentModel, stream:
 
 @torch.no_grad()
 def a_row_alone_is_the_row_among_strangers(model: RecurrentModel, stream: Stream) -> None:
-    x, state = inputs(model, ROWS, STEPS), worn_state(model, ROWS)
+    x, state = inputs(model, ROWS, STEPS), used_state(model, ROWS)
     together = whole(model, x, state, stream)
     for index in range(ROWS):
         alone = model(x[index : index + 1], states.take(state, [index]), **stream.row(index))
@@ -166,13 +166,13 @@ def a_row_alone_is_the_row_among_strangers(model: RecurrentModel, stream: Stream
 @torch.no_grad()
 def strangers_change_nothing(model: RecurrentModel, stream: Stream) -> None:
     """Not even with NaN in their inputs and their states, and infinity beside it."""
-    x, state = inputs(model, ROWS, STEPS), worn_state(model, ROWS)
+    x, state = inputs(model, ROWS, STEPS), used_state(model, ROWS)
     y, following = whole(model, x, state, stream)
     for index in range(ROWS):
         stranger = torch.arange(ROWS) != index
         poisoned = x.clone()
         poisoned[stranger], poisoned[stranger, ::2] = torch.nan, torch.inf
-        ill = states.map_state(
+        with_nan = states.map_state(
             lambda leaf: (
                 leaf.masked_fill(stranger.view(-1, *[1] * (leaf.dim() - 1)), torch.nan)  # noqa: B023
                 if leaf.is_floating_point()
@@ -180,20 +180,20 @@ def strangers_change_nothing(model: RecurrentModel, stream: Stream) -> None:
             ),
             state,
         )
-        z, other = whole(model, poisoned, ill, stream)
+        z, other = whole(model, poisoned, with_nan, stream)
         expected = y[index : index + 1], states.take(following, [index])
         assert_same(expected, (z[index : index + 1], states.take(other, [index])), f"strangers of row {index}")
 
 
 @torch.no_grad()
-def a_reset_restarts_exactly_its_rows(model: RecurrentModel, stream: Stream, *, ill: bool) -> None:
-    """After a reset a row is as new, whatever its state was (`ill`: NaN); the others notice nothing."""
-    x, state = inputs(model, ROWS, STEPS), worn_state(model, ROWS)
+def a_reset_restarts_exactly_its_rows(model: RecurrentModel, stream: Stream, *, nan_state: bool) -> None:
+    """After a reset a row is as new, whatever its state was (`nan_state`: NaN); the others notice nothing."""
+    x, state = inputs(model, ROWS, STEPS), used_state(model, ROWS)
     step = stream.borders[0]
     reset = torch.zeros(ROWS, STEPS, dtype=torch.bool)
     reset[1, step] = True
     plain = model(x, state)
-    if ill:
+    if nan_state:
         bad = torch.arange(ROWS) == 1
         state = states.merge(bad, states.map_state(_ill, state), state)
     y, following = model(x, state, reset=reset)
@@ -202,7 +202,7 @@ def a_reset_restarts_exactly_its_rows(model: RecurrentModel, stream: Stream, *, 
     others = [0, 2]
     expected = plain[0][others], states.take(plain[1], others)
     assert_same(expected, (y[others], states.take(following, others)), "a reset leaves others alone")
-    if not ill:
+    if not nan_state:
         assert_same((plain[0][:, :step], ()), (y[:, :step], ()), "a reset does not reach back")
 
 
@@ -212,7 +212,7 @@ def _ill(leaf: Tensor) -> Tensor:
 
 @torch.no_grad()
 def an_inactive_row_is_unchanged_to_the_bit(model: RecurrentModel, stream: Stream) -> None:
-    x, state = inputs(model, ROWS, STEPS), worn_state(model, ROWS)
+    x, state = inputs(model, ROWS, STEPS), used_state(model, ROWS)
     active = stream.active.clone()
     active[1] = False
     x[1], x[1, ::2] = torch.nan, torch.inf
@@ -224,7 +224,7 @@ def an_inactive_row_is_unchanged_to_the_bit(model: RecurrentModel, stream: Strea
 
 @torch.no_grad()
 def inactive_steps_leave_no_trace(model: RecurrentModel, stream: Stream) -> None:
-    x, state = inputs(model, ROWS, STEPS), worn_state(model, ROWS)
+    x, state = inputs(model, ROWS, STEPS), used_state(model, ROWS)
     active = stream.active.clone()
     active[:, -1] = True
     y, following = model(x, state, active=active)
@@ -240,7 +240,7 @@ def inactive_steps_leave_no_trace(model: RecurrentModel, stream: Stream) -> None
 
 def masked_tokens_change_nothing(model: RecurrentModel, stream: Stream) -> None:
     """Whatever they hold, outputs, states and gradients are the same, and no gradient goes to them."""
-    x, state, mask = inputs(model, ROWS, STEPS), worn_state(model, ROWS), stream.mask.clone()
+    x, state, mask = inputs(model, ROWS, STEPS), used_state(model, ROWS), stream.mask.clone()
     mask[1, stream.borders[0]] = False
 
     def run(model: RecurrentModel, x: Tensor, state: Any) -> Result:
@@ -260,7 +260,7 @@ def masked_tokens_change_nothing(model: RecurrentModel, stream: Stream) -> None:
 
 @torch.no_grad()
 def an_absent_token_is_no_token_of_zeros(model: RecurrentModel) -> None:
-    x, state = inputs(model, ROWS, STEPS), worn_state(model, ROWS)
+    x, state = inputs(model, ROWS, STEPS), used_state(model, ROWS)
     mask = torch.tensor([True, False, True]).expand(ROWS, STEPS, 3)
     off = float((model(torch.where(mask.unsqueeze(-1), x, 0.0), state)[0] - model(x, state, token_mask=mask)[0]).abs().max())
     assert off > 1e-4, f"absent tokens and zeros give the same, but for {off:.2g}"
@@ -269,7 +269,7 @@ def an_absent_token_is_no_token_of_zeros(model: RecurrentModel) -> None:
 @torch.no_grad()
 def masked_tokens_are_as_if_they_were_not_there(model: RecurrentModel, stream: Stream) -> None:
     """For models of any number of tokens: the same as without those tokens."""
-    x, state = inputs(model, ROWS, STEPS), worn_state(model, ROWS)
+    x, state = inputs(model, ROWS, STEPS), used_state(model, ROWS)
     present = torch.tensor([True, False, True])
     came = model(x, state, token_mask=present.expand(ROWS, STEPS, 3))
     assert_same(model(x[:, :, present], state), came, "absent tokens")
@@ -282,7 +282,7 @@ def masked_tokens_are_as_if_they_were_not_there(model: RecurrentModel, stream: S
 
 @torch.no_grad()
 def state_and_inputs_are_left_alone(model: RecurrentModel, stream: Stream) -> None:
-    x, state = inputs(model, ROWS, STEPS), worn_state(model, ROWS)
+    x, state = inputs(model, ROWS, STEPS), used_state(model, ROWS)
     kept = x.clone(), states.clone(state)
     first = whole(model, x, state, stream)
     model.step(x[:, 0], state)
@@ -294,7 +294,7 @@ def state_and_inputs_are_left_alone(model: RecurrentModel, stream: Stream) -> No
 @torch.no_grad()
 def the_future_changes_nothing(model: RecurrentModel, stream: Stream, *, value: float = 5.0) -> None:
     """The inputs from some step on are `value`, and the outputs before it stay."""
-    x, state = inputs(model, ROWS, STEPS), worn_state(model, ROWS)
+    x, state = inputs(model, ROWS, STEPS), used_state(model, ROWS)
     step = stream.borders[-1]
     expected = model(x, state)[0][:, :step]
     later = x.clone()
@@ -337,11 +337,11 @@ def a_step_takes_what_its_signature_says(model: StreamModel) -> None:
     needed = {name for name, one in signature.items() if not one.optional}
     choices = [needed, set(signature), *(needed | {name} for name in signature)]
     for rows, letter, names in itertools.product((1, ROWS), LETTERS, choices):
-        given = {name: _made_up(one, rows, letter, generator) for name, one in signature.items() if name in names}
-        shapes = {name: list(part.shape) for name, part in given.items()}
+        inputs_by_name = {name: _made_up(one, rows, letter, generator) for name, one in signature.items() if name in names}
+        shapes = {name: list(part.shape) for name, part in inputs_by_name.items()}
         try:
-            y, state = step_by_name(model, given, model.initial_state(rows))
-            step_by_name(model, given, state)
+            y, state = step_by_name(model, inputs_by_name, model.initial_state(rows))
+            step_by_name(model, inputs_by_name, state)
         except Exception as error:
             raise AssertionError(f"a step cannot take {shapes}, which its signature promises: {error}") from error
         _assert_batch_first(y, rows, "the output")
@@ -357,8 +357,8 @@ def exactly_what_is_declared_grows(model: StreamModel) -> None:
     assert model.growing <= set(first), f"{set(model.growing)} grow, but the leaves are {set(first)}"
     generator, found = torch.Generator().manual_seed(4), set()
     for _ in range(STEPS):
-        given = {name: _made_up(one, ROWS, LETTERS[0], generator) for name, one in model.signature().items()}
-        _, state = step_by_name(model, given, state)
+        inputs_by_name = {name: _made_up(one, ROWS, LETTERS[0], generator) for name, one in model.signature().items()}
+        _, state = step_by_name(model, inputs_by_name, state)
         now = {name: (leaf.shape, leaf.dtype) for name, leaf in states.leaves(state)}
         assert set(now) == set(first), f"the state has other leaves after a step: {set(now)}"
         found |= {name for name in first if now[name] != first[name]}

@@ -121,12 +121,12 @@ def test_chunks_side_by_side_equal_the_scan(name, monkeypatch):
 def test_an_ill_step_harms_nobody_who_does_not_see_it(name):
     """Neither its past, nor other rows, nor its own row once it is reset; in the cache or in the call."""
     model, x = build(name), tokens()
-    ill = x.clone()
-    ill[0, 5] = torch.nan
+    with_nan = x.clone()
+    with_nan[0, 5] = torch.nan
     reset = torch.zeros(B, T, dtype=torch.bool)
     reset[0, 7] = True
-    whole = model(ill, None, reset)
-    for y, state in (whole, run_chunks(model, ill, (6, 3), reset=reset)):
+    whole = model(with_nan, None, reset)
+    for y, state in (whole, run_chunks(model, with_nan, (6, 3), reset=reset)):
         expected, after = model(x, None, reset)
         assert y[0, 5].isnan().any(), "but it does not hide its own illness"
         assert name == "Memoryless" or y[0, 6].isnan().any()

@@ -184,8 +184,8 @@ def test_a_paused_step_costs_nothing_whatever_it_holds() -> None:
     plain, came = cost_of(model, x, active=active), cost_of(model, other, active=active)
     assert torch.equal(plain, came)
     assert_close(gradients(model, came), gradients(model, plain))
-    ill = torch.where(active[:, :, None, None], x, torch.nan)
-    assert torch.equal(plain, cost_of(model, ill, active=active))
+    with_nan = torch.where(active[:, :, None, None], x, torch.nan)
+    assert torch.equal(plain, cost_of(model, with_nan, active=active))
     assert cost_of(model, x, active=torch.zeros_like(active)) == 0
     assert cost_of(model, other) != cost_of(model, x), "what a step holds makes no difference"
 

@@ -40,14 +40,14 @@ def test_rows_do_not_mix(name: str, stream: Stream) -> None:
 @given(stream=streams)
 @settings(max_examples=2)
 def test_reset(name: str, stream: Stream) -> None:
-    laws.a_reset_restarts_exactly_its_rows(build(name), stream, ill=False)
+    laws.a_reset_restarts_exactly_its_rows(build(name), stream, nan_state=False)
 
 
 @every_model
 @given(stream=streams)
 @settings(max_examples=1)
 def test_reset_heals(name: str, stream: Stream) -> None:
-    laws.a_reset_restarts_exactly_its_rows(build(name), stream, ill=True)
+    laws.a_reset_restarts_exactly_its_rows(build(name), stream, nan_state=True)
 
 
 @every_model
@@ -122,7 +122,7 @@ def check(law: Callable, model: broken.Sound) -> None:
     @given(stream=streams)
     @settings(max_examples=5)
     def holds(stream: Stream) -> None:
-        law(model, stream, **({"ill": True} if law is laws.a_reset_restarts_exactly_its_rows else {}))
+        law(model, stream, **({"nan_state": True} if law is laws.a_reset_restarts_exactly_its_rows else {}))
 
     holds()
 

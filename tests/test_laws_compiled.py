@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
-from zoo import GROWING, ZOO, build, inputs, small, worn_state
+from zoo import GROWING, ZOO, build, inputs, small, used_state
 
 import tokenturing as tt
 from tokenturing import state as states
@@ -48,7 +48,7 @@ def forget_graphs() -> Any:
 
 
 def some_steps(model: RecurrentModel, steps: int) -> tuple[Tensor, Any, dict[str, Tensor]]:
-    return inputs(model, laws.ROWS, steps), worn_state(model, laws.ROWS), STREAM.flags(0, steps)
+    return inputs(model, laws.ROWS, steps), used_state(model, laws.ROWS), STREAM.flags(0, steps)
 
 
 def compiled_is_eager(model: RecurrentModel, backend: str = "aot_eager", steps: int = 1) -> None:
@@ -140,7 +140,7 @@ def exported_is_eager(model: RecurrentModel, *, grows: bool = False) -> None:
             Step(model), example, dynamic_shapes=({0: batch}, shapes, {0: batch}), strict=False
         ).module()
         for rows in (laws.ROWS, 5):
-            x, state = inputs(model, rows, 1, seed=8)[:, 0], worn_state(model, rows, steps=4, seed=9)
+            x, state = inputs(model, rows, 1, seed=8)[:, 0], used_state(model, rows, steps=4, seed=9)
             mask = torch.arange(rows * x.shape[1]).view(rows, -1) % 4 > 0
             expected = model.step(x, state, token_mask=mask)
             laws.assert_same(expected, program(x, state, mask), f"torch.export with {rows} rows")

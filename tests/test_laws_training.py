@@ -8,7 +8,7 @@ import laws
 import pytest
 import torch
 from torch import Tensor
-from zoo import ZOO, build, inputs, worn_state
+from zoo import ZOO, build, inputs, used_state
 
 from tokenturing import state as states
 from tokenturing.models.contract import RecurrentModel
@@ -41,7 +41,7 @@ def detached_by_hand(steps: int) -> Callable[..., laws.Result]:
 
 
 def bptt_cuts_gradients_and_nothing_else(model: RecurrentModel, steps: int) -> None:
-    x, state = inputs(model, laws.ROWS, laws.STEPS), worn_state(model, laws.ROWS)
+    x, state = inputs(model, laws.ROWS, laws.STEPS), used_state(model, laws.ROWS)
     with torch.no_grad():
         laws.assert_same(plain(model, x, state), with_bptt(steps)(model, x, state), "values with bptt")
     by_hand = laws.gradients(detached_by_hand(steps), model, x, state)
@@ -55,7 +55,7 @@ def no_gradient_crosses_the_cut(model: RecurrentModel, steps: int) -> None:
 
     def reached(**options: int) -> list[bool]:
         leaf = x.clone().requires_grad_()
-        y, _ = model(leaf, worn_state(model, laws.ROWS), **options)
+        y, _ = model(leaf, used_state(model, laws.ROWS), **options)
         (gradient,) = torch.autograd.grad(laws.weigh(y[:, -1], 0), leaf)
         return gradient.flatten(2).any(2).any(0).tolist()
 
@@ -97,7 +97,7 @@ def with_recompute(steps: int, **options: int) -> Callable[..., laws.Result]:
 
 
 def recompute_changes_nothing(model: RecurrentModel, steps: int) -> None:
-    x, state = inputs(model, laws.ROWS, laws.STEPS), worn_state(model, laws.ROWS)
+    x, state = inputs(model, laws.ROWS, laws.STEPS), used_state(model, laws.ROWS)
     wanted = laws.gradients(plain, model, x, state)
     laws.assert_same_gradients(wanted, laws.gradients(with_recompute(steps), model, x, state), "recompute")
 
@@ -138,7 +138,7 @@ def test_recompute_control_fails() -> None:
 
 def test_recompute_with_bptt() -> None:
     model = build("gated")
-    x, state = inputs(model, laws.ROWS, laws.STEPS), worn_state(model, laws.ROWS)
+    x, state = inputs(model, laws.ROWS, laws.STEPS), used_state(model, laws.ROWS)
     wanted = laws.gradients(with_bptt(2), model, x, state)
     for steps in (1, 2, 3):
         both = laws.gradients(with_recompute(steps, bptt=2), model, x, state)
@@ -147,7 +147,7 @@ def test_recompute_with_bptt() -> None:
 
 def test_recompute_draws_the_same_dropout_again() -> None:
     model = build("dropout-in-evaluation").train()
-    x, state = inputs(model, laws.ROWS, laws.STEPS), worn_state(model, laws.ROWS)
+    x, state = inputs(model, laws.ROWS, laws.STEPS), used_state(model, laws.ROWS)
     found = []
     for run in (plain, with_recompute(2)):
         torch.manual_seed(5)

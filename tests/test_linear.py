@@ -7,7 +7,7 @@ import laws
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo import MACHINES, ZOO, build, inputs, worn_state
+from zoo import MACHINES, ZOO, build, inputs, used_state
 
 from tokenturing.layers import linear
 from tokenturing.layers.linear import Linear, steps_together
@@ -28,7 +28,7 @@ def run(model: RecurrentModel, x: Tensor, state: Any, **options: Any) -> laws.Re
 
 
 def gradients(model: RecurrentModel, **options: Any) -> dict[str, Tensor]:
-    x, state = inputs(model, laws.ROWS, laws.STEPS), worn_state(model, laws.ROWS)
+    x, state = inputs(model, laws.ROWS, laws.STEPS), used_state(model, laws.ROWS)
     return laws.gradients(lambda m, x, s: run(m, x, s, **options), model, x, state)
 
 

@@ -1,4 +1,4 @@
-"""The recall task: what is true when, streams that can be gone on from, splits that do not mix."""
+"""The recall task: what is true when, streams that can be resumed, splits that do not mix."""
 
 from typing import Any
 

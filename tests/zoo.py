@@ -98,7 +98,7 @@ def inputs(model: RecurrentModel, rows: int = 3, steps: int = 7, *, seed: int = 
     return x
 
 
-def worn_state(model: RecurrentModel, rows: int = 3, *, steps: int = 3, seed: int = 3) -> Any:
+def used_state(model: RecurrentModel, rows: int = 3, *, steps: int = 3, seed: int = 3) -> Any:
     """A state that has seen a few steps, with no gradients."""
     with torch.no_grad():
         return model(inputs(model, rows, steps, seed=seed))[1]

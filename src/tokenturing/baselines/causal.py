@@ -96,8 +96,8 @@ class CausalBlock(nn.Module):
         weights = scores.masked_fill(~view.reach.visible.unsqueeze(1), -math.inf).softmax(-1)
         old, new = weights.split([old_key.shape[2], key.shape[2]], dim=-1)
         if query.shape[2] > 1:
-            # Side by side, a step meets keys it must not see: weight zero times NaN would be NaN. Who does see an ill
-            # step is ill all the same, by its key.
+            # Side by side, a step meets keys it must not see: weight zero times NaN would be NaN. A step that does
+            # see such a step is NaN all the same, by its key.
             old_value, value = finite(old_value), finite(value)
         return (old @ old_value + new @ value).transpose(1, 2).flatten(2)
 

@@ -1,4 +1,4 @@
-"""A causal Transformer over a sliding window: the frame stack of our days."""
+"""A causal Transformer over a sliding window: what frame stacks are today."""
 
 from tokenturing.baselines.causal import CausalTransformer
 

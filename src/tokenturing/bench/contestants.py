@@ -228,6 +228,6 @@ def _exported(size: Size, precision: str, folder: Path, threads: int) -> Contest
 
 
 def inputs(size: Size, *shape: int, device: str = "cpu") -> Tensor:
-    """Tokens of chance [..., N, D]."""
+    """Random tokens [..., N, D]."""
     generator = torch.Generator().manual_seed(1)
     return torch.randn(*shape, size.input_tokens, size.width, generator=generator).to(device)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional
 
-from tokenturing.cli.options import given
+from tokenturing.cli.options import argument
 from tokenturing.errors import OptionError
 
 if TYPE_CHECKING:
@@ -19,14 +19,14 @@ WHAT = ("step", "training", "position", "memory")
 
 
 def bench(
-    what: Annotated[Positional[tuple[str, ...]], given("WHAT", hint="(step, training, position, memory; all)")] = (),
+    what: Annotated[Positional[tuple[str, ...]], argument("WHAT", hint="(step, training, position, memory; all)")] = (),
     size: Literal["small", "paper"] = "small",
-    models: Annotated[str, given("NAME,...", hint="(default: all)")] = "",
-    batches: Annotated[str, given("B,...", hint=None)] = "1,8",
-    rounds: Annotated[int, given("N", hint=None)] = 31,
-    steps: Annotated[int, given("N", hint=None)] = 100_000,
-    seconds: Annotated[float, given("S", hint=None)] = 60.0,
-    threads: Annotated[int, given("N", hint=None)] = 1,
+    models: Annotated[str, argument("NAME,...", hint="(default: all)")] = "",
+    batches: Annotated[str, argument("B,...", hint=None)] = "1,8",
+    rounds: Annotated[int, argument("N", hint=None)] = 31,
+    steps: Annotated[int, argument("N", hint=None)] = 100_000,
+    seconds: Annotated[float, argument("S", hint=None)] = 60.0,
+    threads: Annotated[int, argument("N", hint=None)] = 1,
     device: str = "cpu",
     out: Path = Path("runs/bench"),
 ) -> None:

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Annotated
 
-from tokenturing.cli.options import given
+from tokenturing.cli.options import argument
 
 
 def demo(
-    out: Annotated[str, given("FOLDER", hint=None)] = "runs/demo",
-    model: Annotated[str, given("CHECKPOINT", hint=None)] = "recall-ttm",
+    out: Annotated[str, argument("FOLDER", hint=None)] = "runs/demo",
+    model: Annotated[str, argument("CHECKPOINT", hint=None)] = "recall-ttm",
     fast: bool = False,
 ) -> None:
     """See it work in five minutes: a small machine learns, a trained one watches, a report is written.

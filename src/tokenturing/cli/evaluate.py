@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction
 
-from tokenturing.cli.options import given
+from tokenturing.cli.options import argument
 from tokenturing.errors import OptionError
 
 if TYPE_CHECKING:
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    checkpoints: Annotated[Positional[tuple[str, ...]], given("CHECKPOINT", hint="(required, one or more)")],
-    settings: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], given("KEY=VALUE", name="set")] = (),
-    json_file: Annotated[str, given("FILE", name="json")] = "",
-    threads: Annotated[int, given("N", hint=None)] = 1,
+    checkpoints: Annotated[Positional[tuple[str, ...]], argument("CHECKPOINT", hint="(required, one or more)")],
+    settings: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], argument("KEY=VALUE", name="set")] = (),
+    json_file: Annotated[str, argument("FILE", name="json")] = "",
+    threads: Annotated[int, argument("N", hint=None)] = 1,
 ) -> None:
     """Test what models have learned: figures with 95 % intervals, on test data of their task.
 

@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
-from tokenturing.cli.options import given
+from tokenturing.cli.options import argument
 from tokenturing.errors import OptionError
 
 
 def export(
-    checkpoint: Annotated[Positional[str], given("CHECKPOINT")],
+    checkpoint: Annotated[Positional[str], argument("CHECKPOINT")],
     to: Literal["onnx"] = "onnx",
     int8: bool = False,
     bf16: bool = False,

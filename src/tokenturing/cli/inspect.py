@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
-from tokenturing.cli.options import given
+from tokenturing.cli.options import argument
 from tokenturing.errors import OptionError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ WRITES_SHOWN = 375
 
 
 def inspect(
-    checkpoint: Annotated[Positional[str], given("CHECKPOINT")] = "",
+    checkpoint: Annotated[Positional[str], argument("CHECKPOINT")] = "",
     cost: bool = False,
     writes: bool = False,
 ) -> None:
@@ -74,11 +74,10 @@ def _show_writes(name: str) -> None:
     from tokenturing.evaluate.trace import machine_of
     from tokenturing.tasks.recall.eyes.perception import NOTHING
     from tokenturing.tasks.recall.minute import make_minute
-    from tokenturing.tasks.recall.model import RecallModel
     from tokenturing.tasks.recall.watching import watch
 
     model = load(model_folder(name))
-    if not isinstance(model, RecallModel):
+    if getattr(model, "task", None) != "recall":
         raise OptionError(f"{name} is a {type(model).__name__}: --writes expects a model of the recall task")
     age = machine_of(model.memory).initial_state(1).age[0].numpy()
     print("step  sees  hears  slot: gate (steps since it was last written)")
@@ -112,28 +111,23 @@ def _facts(model: Any) -> dict[str, str]:
 
 
 def _costs(model: Any) -> dict[str, int]:
-    """Multiply-adds of the parts of a step."""
-    from tokenturing.evaluate.cost import multiply_adds
-    from tokenturing.models.contract import RecurrentModel
-    from tokenturing.tasks.recall.model import INPUT_TOKENS, RecallModel
+    """Multiply-adds of a step, and of the memory in it."""
+    from tokenturing.evaluate.cost import count, multiply_adds
+    from tokenturing.models.contract import RecurrentModel, StreamModel
+    from tokenturing.models.flat import FlatStep, example
 
-    if isinstance(model, RecallModel):
-        remembering = multiply_adds(model.memory, INPUT_TOKENS)
-        return {"eyes and ears": _perceiving(model.perception), "memory": remembering}
+    memory = getattr(model, "memory", None)
     if isinstance(model, RecurrentModel):
         tokens = model.input_tokens or 1
         return {f"cost with N = {tokens}": multiply_adds(model, tokens)}
-    return {}
-
-
-def _perceiving(perception: "nn.Module") -> int:
-    import torch
-
-    from tokenturing.evaluate.cost import count
-    from tokenturing.tasks.recall.eyes.perception import SOUND_FEATURES
-    from tokenturing.tasks.recall.world.scenes import SIZE
-
-    return count(perception, torch.zeros(1, SIZE, SIZE), torch.zeros(1, SOUND_FEATURES))
+    if not isinstance(model, StreamModel):
+        return {}
+    step = FlatStep(model)  # type: ignore[arg-type]  # a module that keeps the contract
+    whole = count(step, tuple(example(step.signature, 1).values()), tuple(step.initial_leaves(1).values()))
+    if not isinstance(memory, RecurrentModel):
+        return {"cost": whole}
+    inside = multiply_adds(memory, memory.input_tokens or 1)
+    return {"memory": inside, "all else": whole - inside}
 
 
 def _count(module: "nn.Module") -> int:

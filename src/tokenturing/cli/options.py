@@ -5,7 +5,7 @@ from typing import Any
 import tyro
 
 
-def given(metavar: str, *, name: str | None = None, hint: str | None = "") -> Any:
+def argument(metavar: str, *, name: str | None = None, hint: str | None = "") -> Any:
     """An argument shown as `metavar`; `hint` replaces "(default: ...)" in the help, None keeps it."""
     options: dict[str, Any] = {"metavar": metavar, "help_behavior_hint": hint}
     if name is not None:

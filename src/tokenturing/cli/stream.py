@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from tyro.conf import Positional, UseAppendAction
 
-from tokenturing.cli.options import given
+from tokenturing.cli.options import argument
 from tokenturing.errors import OptionError, choose
 from tokenturing.media.clock import STEP_SECONDS
 
@@ -29,11 +29,11 @@ class Due(NamedTuple):
 
 
 def stream(
-    checkpoint: Annotated[Positional[str], given("CHECKPOINT")],
-    source: Annotated[Positional[str], given("FILE.mp4|.wav|camera")],
-    ask: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], given('"TIME QUESTION"')] = (),
-    every: Annotated[float | None, given("SECONDS", hint="(default: 2, or 0 with --ask)")] = None,
-    jsonl: Annotated[str, given("FILE")] = "",
+    checkpoint: Annotated[Positional[str], argument("CHECKPOINT")],
+    source: Annotated[Positional[str], argument("FILE.mp4|.wav|camera")],
+    ask: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], argument('"TIME QUESTION"')] = (),
+    every: Annotated[float | None, argument("SECONDS", hint="(default: 2, or 0 with --ask)")] = None,
+    jsonl: Annotated[str, argument("FILE")] = "",
 ) -> None:
     """Let a model watch a video, a sound file or a camera, and answer questions about it.
 

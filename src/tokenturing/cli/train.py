@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction
 
-from tokenturing.cli.options import given
+from tokenturing.cli.options import argument
 
 if TYPE_CHECKING:
     from tokenturing.train.recipe import Recipe
 
 
 def train(
-    recipe: Annotated[Positional[str], given("RECIPE.toml")],
-    settings: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], given("KEY=VALUE", name="set")] = (),
-    out: Annotated[str, given("FOLDER")] = "",
-    speech: Annotated[str, given("FOLDER")] = "",
-    start: Annotated[str, given("CHECKPOINT", name="from")] = "",
+    recipe: Annotated[Positional[str], argument("RECIPE.toml")],
+    settings: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], argument("KEY=VALUE", name="set")] = (),
+    out: Annotated[str, argument("FOLDER")] = "",
+    speech: Annotated[str, argument("FOLDER")] = "",
+    start: Annotated[str, argument("CHECKPOINT", name="from")] = "",
 ) -> None:
     """Train a model from a recipe; go on where the last run was stopped.
 

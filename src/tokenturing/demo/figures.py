@@ -52,7 +52,7 @@ def compare(first: RecallModel, first_name: str, lengths: Sequence[float] = LENG
                 model = load(name)
             except TokenTuringError:
                 continue
-            if isinstance(model, RecallModel):
+            if getattr(model, "task", None) == "recall":
                 models[name] = model
     classes = [type(model.memory).__name__ for model in models.values()]
     found = [

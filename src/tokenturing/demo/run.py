@@ -46,7 +46,7 @@ def run(out: Path, model_name: str, fast: bool, console: Console) -> Path:
 
 def _load(name: str) -> RecallModel:
     model = load(name)
-    if not isinstance(model, RecallModel):
+    if getattr(model, "task", None) != "recall":
         raise OptionError(f"{name} holds a {type(model).__name__}: expected a RecallModel with a memory")
     machine_of(model.memory)
     return model
