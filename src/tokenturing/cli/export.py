@@ -1,7 +1,7 @@
 """`tokenturing export`"""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional
 
@@ -11,7 +11,6 @@ from tokenturing.errors import OptionError
 
 def export(
     checkpoint: Annotated[Positional[str], argument("CHECKPOINT")],
-    to: Literal["onnx"] = "onnx",
     int8: bool = False,
     bf16: bool = False,
     out: Path | None = None,
@@ -22,7 +21,6 @@ def export(
 
     Args:
         checkpoint: the folder of a model or of its run, or the name of a shipped one.
-        to: the format.
         int8: matrix products in 8 bits: a smaller file, and faster where the processor has instructions for it.
         bf16: matrix products in bfloat16, by OpenVINO: faster where the processor has instructions for it.
         out: the folder to write; runs/exports/NAME if not given.
