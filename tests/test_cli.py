@@ -92,7 +92,7 @@ def test_what_is_missing_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "no recipe" in fails(capsys, "train", tmp_path / "none.toml")
     assert "recall-nothing" in fails(capsys, "inspect", "recall-nothing")
     assert "no folder" in fails(capsys, "evaluate", tmp_path / "none")
-    assert "inspect needs" in fails(capsys, "inspect")
+    assert "inspect --writes needs" in fails(capsys, "inspect", "--writes")
 
 
 def test_wrong_values_are_one_line(checkpoint: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -260,8 +260,22 @@ def test_inspect_says_what_a_checkpoint_is(checkpoint: Path, capsys: pytest.Capt
     shown = capsys.readouterr().out
     model = tt.load(checkpoint)
     assert f"{sum(p.numel() for p in model.memory.parameters()):,}" in shown
-    assert f"{tt.state.nbytes(model.initial_state(1)):,} bytes" in shown
+    assert f"{tt.state.nbytes(model.initial_state(1)):,}" in shown
     assert "jackson" in shown
+
+
+def test_inspect_as_json_and_as_a_list(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["inspect", str(checkpoint), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    model = tt.load(checkpoint)
+    assert found["memory"]["parameters"] == sum(p.numel() for p in model.memory.parameters())
+    assert found["settings"] == model.config
+    assert found["notes"] == model.notes
+    cli.main(["inspect"])
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in tt.checkpoint.shipped())
+    cli.main(["inspect", "--json"])
+    assert [one["name"] for one in json.loads(capsys.readouterr().out)] == tt.checkpoint.shipped()
 
 
 def test_inspect_shows_what_is_written(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """`tokenturing inspect`"""
 
+import json
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
@@ -15,54 +17,131 @@ WRITES_SHOWN = 375
 
 
 def inspect(
-    checkpoint: Annotated[Positional[str], argument("CHECKPOINT")] = "",
+    checkpoint: Annotated[Positional[str], argument("CHECKPOINT", hint="(none: the shipped models)")] = "",
     cost: bool = False,
     writes: bool = False,
+    as_json: Annotated[bool, argument("", name="json", hint=None)] = False,
 ) -> None:
-    """Show what a checkpoint is: its settings, size, cost of a step, and how it was made.
+    """Show what a checkpoint is: its settings, size, cost of a step, and how it was made; or list the shipped models.
 
     Args:
         checkpoint: the folder of a model or of its run, or the name of a shipped one.
         cost: print the costs in the paper's tables beside those of the models here.
         writes: print what a Token Turing Machine writes into which slot, step by step over half a minute of test images and
             voices.
+        as_json: print JSON, for programs.
     """
+    from tokenturing.checkpoint import shipped
+
+    if writes and not checkpoint:
+        raise OptionError(f"inspect --writes needs a checkpoint: a folder, or one of {', '.join(shipped())}")
     if cost:
         from tokenturing.evaluate.cost import format_table, paper_table
 
         print(format_table(paper_table()))
-    if checkpoint and writes:
+    if writes:
         _show_writes(checkpoint)
+    elif as_json:
+        print(json.dumps(describe(checkpoint) if checkpoint else [describe(name) for name in shipped()], indent=1))
     elif checkpoint:
-        _show(checkpoint)
+        _show(describe(checkpoint))
     elif not cost:
-        from tokenturing.checkpoint import shipped
-
-        names = ", ".join(shipped()) or "none are shipped yet"
-        raise OptionError(f"inspect needs a checkpoint (a folder, or one of: {names}), or --cost")
+        _list([describe(name) for name in shipped()])
 
 
-def _show(name: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+def describe(name: str) -> dict[str, Any]:
+    """All there is to know of a checkpoint, as plain values."""
+    from tokenturing import state as states
     from tokenturing.checkpoint import find_folder, load
     from tokenturing.cli.common import model_folder
 
     folder = model_folder(name)
     model: Any = load(folder)
-    title = f"{name}: a {type(model).__name__}"
-    table = Table(box=None, show_header=False, title=title, title_justify="left")
-    table.add_column(no_wrap=True, style="bold")
+    found: dict[str, Any] = {
+        "name": name,
+        "class": type(model).__name__,
+        "folder": str(find_folder(folder)),
+        "settings": getattr(model, "config", {}),
+        "parameters": _count(model),
+    }
+    if (memory := getattr(model, "memory", None)) is not None:
+        found["memory"] = {"class": type(memory).__name__, "parameters": _count(memory)}
+    if hasattr(model, "initial_state"):
+        found["state_bytes"] = states.nbytes(model.initial_state(1))
+    return found | {"multiply_adds_a_step": _costs(model), "notes": model.notes}
+
+
+def _show(found: dict[str, Any]) -> None:
+    """Tables: what it is, how it was made, long lists of the notes, and the figures."""
+    from rich.console import Console
+
+    notes = dict(found.pop("notes"))
+    figures = notes.pop("figures", None)
+    lists = {key: notes.pop(key) for key, value in list(notes.items()) if _is_table(value)}
+    name = found.pop("name")
+    console = Console()
+    console.print(_pairs(f"{name}: a {found.pop('class')}", found))
+    console.print(_pairs("how it was made", notes))
+    for title, rows in lists.items():
+        console.print(_rows(title.replace("_", " "), rows))
+    _show_figures(name, figures)
+
+
+def _list(all_of: list[dict[str, Any]]) -> None:
+    """The shipped models, a line each."""
+    from rich.console import Console
+
+    from tokenturing.evaluate.figures import readable
+
+    rows = [
+        {
+            "name": found["name"],
+            "model": readable(found.get("memory", found)["class"]),
+            "parameters": found.get("memory", found)["parameters"],
+            "state": f"{found['state_bytes']:,} B" if "state_bytes" in found else "-",
+            "task": found["notes"].get("recipe", {}).get("task", "-"),
+            "trained": f"{found['notes']['seconds'] / 60:.0f} min" if "seconds" in found["notes"] else "-",
+        }
+        for found in all_of
+    ]
+    console = Console()
+    console.print(_rows("models that came with the package; tokenturing inspect NAME says more", rows))
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, Mapping) for row in value)
+
+
+def _pairs(title: str, content: Mapping[str, Any]) -> Any:
+    """A table of names and values, tables within tables by dotted names."""
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, title=title, title_justify="left", title_style="bold")
+    table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("folder", str(find_folder(folder)))
-    for key, value in _facts(model).items():
-        table.add_row(key, value)
-    for key, value in model.notes.items():
-        if key != "figures":
-            table.add_row(key.replace("_", " "), _text(value))
-    Console().print(table)
-    _show_figures(name, model.notes.get("figures"))
+    for key, value in _flat(content):
+        table.add_row(key if "." in key else key.replace("_", " "), value)
+    return table
+
+
+def _rows(title: str, rows: list[dict[str, Any]]) -> Any:
+    """A table of rows that have the same names."""
+    from rich.table import Table
+
+    table = Table(box=None, title=title, title_justify="left", title_style="bold")
+    for key, value in rows[0].items():
+        table.add_column(key.replace("_", " "), justify="left" if isinstance(value, str) else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(_text, row.values()))
+    return table
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _text(value)
 
 
 def _show_writes(name: str) -> None:
@@ -95,21 +174,6 @@ def _show_writes(name: str) -> None:
     print(f"exactly 0 where nothing is seen or heard: {np.mean(np.stack(idle) == 0):.2%} of the gates")
 
 
-def _facts(model: Any) -> dict[str, str]:
-    """Settings, parameters, size of the state and cost of a step."""
-    from tokenturing import state as states
-
-    facts = {"settings": _text(getattr(model, "config", {})), "parameters": f"{_count(model):,}"}
-    memory: Any = getattr(model, "memory", None)
-    if memory is not None:
-        facts["parameters of the memory"] = f"{_count(memory):,}"
-    if hasattr(model, "initial_state"):
-        facts["state at the start"] = f"{states.nbytes(model.initial_state(1)):,} bytes a stream"
-    for what, cost in _costs(model).items():
-        facts[what] = f"{cost:,} multiply-adds a step at the start of a stream"
-    return facts
-
-
 def _costs(model: Any) -> dict[str, int]:
     """Multiply-adds of a step, and of the memory in it."""
     from tokenturing.evaluate.cost import count, multiply_adds
@@ -119,13 +183,13 @@ def _costs(model: Any) -> dict[str, int]:
     memory = getattr(model, "memory", None)
     if isinstance(model, RecurrentModel):
         tokens = model.input_tokens or 1
-        return {f"cost with N = {tokens}": multiply_adds(model, tokens)}
+        return {f"with N = {tokens}": multiply_adds(model, tokens)}
     if not isinstance(model, StreamModel):
         return {}
     step = FlatStep(model)  # type: ignore[arg-type]  # a module that keeps the contract
     whole = count(step, tuple(example(step.signature, 1).values()), tuple(step.initial_leaves(1).values()))
     if not isinstance(memory, RecurrentModel):
-        return {"cost": whole}
+        return {"all": whole}
     inside = multiply_adds(memory, memory.input_tokens or 1)
     return {"memory": inside, "all else": whole - inside}
 
@@ -151,9 +215,9 @@ def _show_figures(name: str, rows: Any) -> None:
 
 
 def _text(value: Any) -> str:
-    """A (nested) value as short text; shares with three digits."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_text(part) or '-'}" for key, part in value.items())
+    """A value as short text: whole numbers with commas, shares with four digits."""
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value)) or "none"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
