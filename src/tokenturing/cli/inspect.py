@@ -129,8 +129,9 @@ def _rows(title: str, rows: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
     table = Table(box=None, title=title, title_justify="left", title_style="bold")
-    for key, value in rows[0].items():
-        table.add_column(key.replace("_", " "), justify="left" if isinstance(value, str) else "right", overflow="fold")
+    for index, (key, value) in enumerate(rows[0].items()):
+        side = "left" if isinstance(value, str) else "right"
+        table.add_column(key.replace("_", " "), justify=side, overflow="fold", no_wrap=not index)  # type: ignore[arg-type]
     for row in rows:
         table.add_row(*map(_text, row.values()))
     return table
