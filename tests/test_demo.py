@@ -12,17 +12,17 @@ from rich.console import Console
 import tokenturing as tt
 from tokenturing.baselines import LSTM, FullTransformer
 from tokenturing.demo import figures, run
-from tokenturing.demo.learning import Learned, learn
+from tokenturing.demo.learning import Learned, has_learned, learn
 from tokenturing.demo.live_curve import chart
-from tokenturing.demo.terminal import half_blocks, show
+from tokenturing.demo.terminal import Screen, half_blocks, show
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.growth import growth
-from tokenturing.evaluate.trace import BACKGROUND, EMPTY, Event, holdings, trace_step
+from tokenturing.evaluate.trace import BACKGROUND, EMPTY, Event, StepTrace, holdings, trace_step
 from tokenturing.models.scan import prepare_one
 from tokenturing.tasks.last_digits.task import LastDigits
 from tokenturing.tasks.recall.minute import Minute, make_minute
 from tokenturing.tasks.recall.model import RecallModel
-from tokenturing.tasks.recall.watching import watch
+from tokenturing.tasks.recall.watching import Asked, Moment, watch
 from tokenturing.tasks.recall.world.questions import ANSWERS, QUESTIONS
 
 STEPS = 120
@@ -139,15 +139,33 @@ def test_a_picture_in_half_blocks() -> None:
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-@pytest.mark.parametrize("width", [70, 140])
-def test_the_minute_is_shown(model: RecallModel, minute: Minute, terminal: bool, width: int) -> None:
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=width, height=40)
+@pytest.mark.parametrize(("width", "height"), [(60, 20), (80, 24), (140, 40)])
+def test_the_minute_is_shown(model: RecallModel, minute: Minute, terminal: bool, width: int, height: int) -> None:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=width, height=height)
     moments = show(minute, watch(model, minute), 6, 1e6, console)
     assert len(moments) == STEPS
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "right" in shown
     assert "seen" in shown
-    assert ("what it sees" in shown) == terminal
+    assert ("what it sees" in shown) == (terminal and width >= 80)
+    assert ("too small for pictures" in shown) == (terminal and width < 80)
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 30), (160, 24)])
+def test_all_fits_the_terminal(model: RecallModel, minute: Minute, width: int, height: int) -> None:
+    slots = 20
+    screen = Screen(minute, slots, width, height)
+    trace = StepTrace(np.ones(slots), np.ones((2, slots)), np.full(slots, 1e6))
+    for number in range(30):
+        asked = Asked(number, "heard before 7 was seen", "16 to 64 s", "over 64 s", 0.5)
+        screen.take(Moment(number, (3, 1.0), (4, 1.0), trace, [asked]))
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height, color_system=None)
+    console.print(screen.render())
+    lines = console.file.getvalue().rstrip("\n").split("\n")  # type: ignore[attr-defined]
+    assert len(lines) < height, "a line is left for the cursor"
+    assert max(map(len, lines)) <= width
+    assert sum("questions" in line for line in lines) == 1
+    assert sum("███" in line for line in lines) >= 16, "no slot is wrapped"
 
 
 def test_the_whole_demo_leaves_one_page(
@@ -177,6 +195,15 @@ def test_a_demo_of_a_model_without_slots_is_refused(tmp_path: Path) -> None:
     tt.save(model, tmp_path / "lstm")
     with pytest.raises(OptionError, match="no slots"):
         run.run(tmp_path, str(tmp_path / "lstm"), True, Console(file=io.StringIO()))
+
+
+def test_it_stops_when_it_has_learned() -> None:
+    learned = Learned(3, shares=[[0.5] * 4, [0.99] * 4, [0.99] * 4])
+    assert not has_learned(learned)
+    learned.shares.append([0.98, 0.99, 0.97, 0.99])
+    assert has_learned(learned)
+    learned.shares.append([0.99, 0.99, 0.9, 0.99])
+    assert not has_learned(learned), "one of the digits is not known yet"
 
 
 def test_learned_is_plain() -> None:

@@ -10,6 +10,7 @@ from tokenturing.demo.figures import LENGTHS, compare
 from tokenturing.demo.live_curve import learn_live
 from tokenturing.demo.report import write_report
 from tokenturing.demo.terminal import show
+from tokenturing.encoders.sound import SpeechEmbedding
 from tokenturing.errors import MissingExtraError, OptionError
 from tokenturing.evaluate.trace import machine_of
 from tokenturing.media.writer import write_video
@@ -26,11 +27,13 @@ def run(out: Path, model_name: str, fast: bool, console: Console) -> Path:
     torch.set_num_threads(1)  # for operations this small, a second core costs more than it gives
     model = _load(model_name)
     seconds, speed = (FAST_SECONDS, FAST_SPEED) if fast else (TRAINING_SECONDS, SPEED)
-    console.rule(f"1. A small Token Turing Machine learns from nothing ({seconds:.0f} s)")
+    with console.status("preparing the minute that is watched later"):
+        minute = make_minute()  # first, so that whatever is missing is missed before anything is waited for
+        SpeechEmbedding()
+    console.rule(f"1. A small Token Turing Machine learns from nothing ({seconds:.0f} s at most)")
     console.print("Real handwritten digits pass by; it is to recall the last four. It starts as random numbers.")
     learned = learn_live(seconds, console)
     console.rule(f"2. {model_name} watches a minute of pictures and sound that it was never trained on")
-    minute = make_minute()
     moments = show(minute, watch(model, minute), machine_of(model.memory).memory_tokens, speed, console)
     console.rule("3. The report")
     with console.status("measuring what each model costs, drawing"):

@@ -24,7 +24,12 @@ from tokenturing.tasks.recall.world.questions import NOTHING
 
 FRAMES_PER_SECOND = 12
 SLOTS_PER_COLUMN = 16
-FRAME_WIDTH, SLOT_WIDTH, QUESTION_WIDTH = 34, 24, 66
+FRAME_WIDTH, QUESTION_WIDTH = 34, 66
+SLOT_WIDTHS = {False: 24, True: 19}
+"""of a slot's line, and of one that is compact"""
+BORDERS = 4
+WIDE_HEIGHT, NARROW_HEIGHT = 20, 24
+"""lines that the screen needs with the questions beside the memory, and below it"""
 GREYS = 32
 CELLS = {"seen": "white on #2f6fb2", "heard": "black on #e8963f"}
 LEGEND = Text.assemble((" seen ", CELLS["seen"]), " ", (" heard ", CELLS["heard"]))
@@ -60,6 +65,16 @@ def _grey_pair(top: int, bottom: int) -> Style:
     return _PAIRS[top, bottom]
 
 
+def memory_width(slots: int, *, compact: bool) -> int:
+    """Of the panel of so many slots."""
+    return BORDERS + SLOT_WIDTHS[compact] * -(-slots // SLOTS_PER_COLUMN)
+
+
+def wide_width(slots: int) -> int:
+    """Of a terminal that has room for everything side by side."""
+    return FRAME_WIDTH + memory_width(slots, compact=False) + QUESTION_WIDTH
+
+
 class Screen:
     """What is on the terminal at one moment.
 
@@ -74,9 +89,9 @@ class Screen:
         self.minute = minute
         self.holdings = Holdings(minute.events, slots, len(minute.frames))
         self.held = self.holdings.held
-        columns = -(-slots // SLOTS_PER_COLUMN)
-        self.memory_width = 4 + SLOT_WIDTH * columns
-        self.wide = width >= FRAME_WIDTH + self.memory_width + QUESTION_WIDTH
+        self.compact = width < FRAME_WIDTH + memory_width(slots, compact=False)
+        self.memory_width = memory_width(slots, compact=self.compact)
+        self.wide = width >= wide_width(slots)
         lines = SLOTS_PER_COLUMN if self.wide else height - SLOTS_PER_COLUMN - 6
         self.asked: deque[Asked] = deque(maxlen=min(max(lines, 2), SLOTS_PER_COLUMN))
         self.right = self.count = 0
@@ -119,9 +134,11 @@ class Screen:
             lines = []
             for slot in range(first, min(first + SLOTS_PER_COLUMN, len(self.held))):
                 gate, age = moment.trace.gate[slot], moment.trace.age[slot] * STEP_SECONDS
-                bar = "█" * max(round(6 * gate), int(gate > 0.02))
+                longest = 4 if self.compact else 6
+                bar = "█" * max(round(longest * gate), int(gate > 0.02))
+                since = f"{min(age, 9999):4.0f}s" if self.compact else f"{age:5.0f} s "
                 cell = self._cell(int(self.held[slot]))
-                lines.append(Text.assemble(cell, (f" {bar:6}", "bold magenta"), (f"{age:5.0f} s", "dim")))
+                lines.append(Text.assemble(cell, (f" {bar:{longest}}", "bold magenta"), (since, "dim")))
             columns.append(Text("\n").join(lines))
         whole.add_row(*columns)
         return whole
@@ -155,7 +172,15 @@ def question_line(asked: Asked) -> Text:
 
 def show(minute: Minute, moments: Iterable[Moment], slots: int, speed: float, console: Console) -> list[Moment]:
     """Show each moment as it comes, at most `speed` times as fast as life -> all of them."""
-    if console.is_terminal:
+    width, height = console.width, console.height
+    fits = width >= FRAME_WIDTH + memory_width(slots, compact=True) and height >= NARROW_HEIGHT
+    if console.is_terminal and width < wide_width(slots):
+        shown = "" if fits else ", too small for pictures"
+        console.print(
+            f"This terminal is {width} x {height}{shown}; {wide_width(slots)} x {WIDE_HEIGHT} shows all side by side.",
+            style="dim",
+        )
+    if console.is_terminal and (fits or (width >= wide_width(slots) and height >= WIDE_HEIGHT)):
         return _show_live(minute, moments, slots, speed, console)
     return _show_lines(minute, moments, console)
 
