@@ -1,6 +1,7 @@
 """Files and folders in one move: a crash at any moment leaves the old or the new, and nothing beside it."""
 
 import contextlib
+import copy
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tokenturing import files
-from tokenturing.errors import CheckpointError
+from tokenturing.errors import CheckpointError, MissingExtraError
 from tokenturing.files import write_file, write_folder
 
 OLD, NEW = {"a": "old", "b": "old", "only-old": "old"}, {"a": "new", "b": "new", "deep/c": "new"}
@@ -189,3 +190,10 @@ def test_files_may_be_written_by_a_function(tmp_path: Path) -> None:
     write_file(tmp_path / "it", lambda file: file.write(b"new"))
     assert (tmp_path / "it").read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["it"]
+
+
+def test_a_missing_package_is_said_across_processes() -> None:
+    error = MissingExtraError("scipy", "speech")
+    again = copy.copy(error)  # by the same protocol as between processes
+    assert str(again) == str(error)
+    assert (again.package, again.extra) == ("scipy", "speech")

@@ -25,6 +25,11 @@ class MissingExtraError(ImportError):
 
     def __init__(self, package: str, extra: str):
         super().__init__(f"{package} is not installed; install it with: pip install 'tokenturing[{extra}]'")
+        self.package, self.extra = package, extra
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """So that a worker process can hand it to its parent."""
+        return type(self), (self.package, self.extra)
 
 
 def closest(name: str, valid: Iterable[str]) -> str:
