@@ -378,6 +378,42 @@ def test_an_unknown_option_of_a_task_names_the_nearest(package: Path) -> None:
     assert "TOKENTURING_TASKS" in unknown.stderr
 
 
+def test_each_model_is_evaluated_by_its_own_options(package: Path) -> None:
+    few = ("--set", "train.updates=2", "train.rows=2")
+    for lately in (3, 40):
+        done(package, "train", "bang.toml", "--out", f"runs/{lately}", *few, f"lately={lately}")
+    single = []
+    for name in ("3", "40"):
+        done(package, "evaluate", f"runs/{name}", "--json", "one.json")
+        single += json.loads((package / "one.json").read_text())
+    done(package, "evaluate", "runs/3", "runs/40", "--json", "both.json")
+    both = json.loads((package / "both.json").read_text())
+    assert [row["accuracy"] for row in both] == [row["accuracy"] for row in single]
+    assert single[0] != single[1], "the control"
+
+
+BROKEN = {
+    "raise": "import bang\nclass Bang(bang.Bang):\n    def losses(self, *_):\n        open('/nothere')\n",
+    "attribute": "import numpy\nnumpy.nothing\n",
+    "incomplete": "import bang\nfrom tokenturing.tasks.contract import Task\nclass Bang(Task):\n    Config = bang.Options\n",
+}
+REFUSED = {
+    "own_name": "from dataclasses import dataclass\n@dataclass\nclass Own:\n    train: int = 1\nclass Bang:\n    Config = Own\n",
+    "no_task": "Bang = 3\n",
+}
+
+
+@pytest.mark.parametrize("name", [*BROKEN, *REFUSED])
+def test_bugs_of_a_task_have_tracebacks_and_what_we_refuse_is_one_line(name: str, package: Path, tmp_path: Path) -> None:
+    (package / f"{name}.py").write_text((BROKEN | REFUSED)[name])
+    recipe = tmp_path / "broken.toml"
+    recipe.write_text(f'task = "{name}:Bang"\n[train]\nupdates = 1\nrows = 2\nsteps = 4\n')
+    found = run(package, "train", str(recipe), "--out", str(tmp_path / "run"))
+    assert ("Traceback" in found.stderr) == (name in BROKEN)
+    assert found.returncode == (1 if name in BROKEN else 2)
+    assert name in BROKEN or len(found.stderr.splitlines()) == 1
+
+
 def test_an_entry_point_makes_a_task_known(package: Path, tmp_path: Path) -> None:
     info = package / "bang-1.0.dist-info"
     info.mkdir()

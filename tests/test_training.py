@@ -1,6 +1,7 @@
 """A run's folder: one run at a time, ended runs stay and go on, weights to begin from, and an honest estimate."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from safetensors.torch import load_file
 import tokenturing as tt
 from tokenturing.cli import common
 from tokenturing.cli import main as cli
-from tokenturing.errors import OptionError
+from tokenturing.errors import CheckpointError, OptionError
+from tokenturing.tasks.last_digits.task import LastDigits
 from tokenturing.train.loop import Training, train
 from tokenturing.train.recipe import Recipe, parse_recipe
 
@@ -48,6 +50,47 @@ def test_a_run_of_another_recipe_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="another recipe"):
         train(recipe(rate=0.1), tmp_path)
     assert (tmp_path / "training.safetensors").read_bytes() == before
+
+
+def test_it_says_which_key_is_another_before_weights_are_read(tmp_path: Path) -> None:
+    train(recipe(), tmp_path)
+    wider = parse_recipe(recipe().to_json() | {"options": SMALL | {"width": 16}})
+    with pytest.raises(OptionError, match=r"options.width=8, and now 16"):
+        train(wider, tmp_path)
+
+
+def test_an_ended_run_without_its_model_writes_it(tmp_path: Path) -> None:
+    train(recipe(), tmp_path)
+    before = load_file(tmp_path / "model" / "model.safetensors")
+    shutil.rmtree(tmp_path / "model")
+    train(recipe(), tmp_path)
+    after = load_file(tmp_path / "model" / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    notes = tt.load(tmp_path / "model").notes
+    tt.save(tt.load(tmp_path / "model"), tmp_path / "model", notes=notes | {"updates": 2})  # as if it was of an earlier end
+    train(recipe(), tmp_path)
+    assert tt.load(tmp_path / "model").notes["updates"] == 4
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    train(recipe(), tmp_path / "run")
+    (tmp_path / "run" / "training.safetensors").write_bytes((tmp_path / "run" / "model" / "model.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match="no checkpoint of a run"):
+        train(recipe(), tmp_path / "run")
+
+
+class Unsavable(LastDigits):
+    """Its model could not be written at the end."""
+
+    def build(self) -> torch.nn.Module:
+        model = super().build()
+        model.config = {"memory": torch.zeros(1)}
+        return model
+
+
+def test_what_cannot_be_saved_is_not_trained(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="config cannot be written"):
+        Training(recipe(), tmp_path, Unsavable())
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:

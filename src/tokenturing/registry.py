@@ -64,7 +64,7 @@ def find_class(name: str) -> type[nn.Module]:
     """
     if name not in _REGISTERED and name not in _MODULES:
         for task in (TASKS | _tasks_of_others()).values():
-            importlib.import_module(task.partition(":")[0])
+            _import(task, task.partition(":")[0])
     if name in _REGISTERED:
         return _REGISTERED[name]
     if name not in _MODULES:
@@ -102,21 +102,31 @@ def find_task(name: str, *, anywhere: bool = True) -> Any:
     others = _tasks_of_others()
     value = (others | TASKS).get(name, name)
     module, _, attribute = value.partition(":")
-    if not attribute:
+    if not attribute or not module:
         raise OptionError(f"task={name!r} is not known: expected {closest(name, others | TASKS)}, or module:Class")
     if not (anywhere or value in (others | TASKS).values() or module in sys.modules):
         raise OptionError(f"task={name!r} is out of a checkpoint and not imported: if you trust it, set {TASK_VARIABLE}={name}")
+    found = getattr(_import(name, module), attribute, None)
+    if not hasattr(found, "Config"):
+        raise OptionError(f"task={name!r}: {module} has no task {attribute!r}: expected a class with a Config, as Task has")
+    return found
+
+
+def _import(task: str, module: str) -> Any:
+    """The module of a task; what is wrong inside it is its author's to see."""
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if value in TASKS.values() or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise OptionError(f"task={name!r}: there is no module {error.name!r}: is its folder in PYTHONPATH?") from error
-    except AttributeError as error:
-        raise OptionError(f"task={name!r}: {error}") from error
+        if f"{module}.".startswith(f"{error.name}.") and not module.startswith("tokenturing."):
+            raise OptionError(
+                f"task={task!r}: there is no module {error.name!r}: is its folder in PYTHONPATH, and the name right "
+                f"(in the recipe, or in {TASK_VARIABLE})?"
+            ) from error
+        raise
 
 
 def _tasks_of_others() -> dict[str, str]:
     """Name -> module:Class of tasks that installed packages and the environment make known."""
     installed = {point.name: point.value for point in entry_points(group=TASK_ENTRY_POINTS)}
-    return installed | {value: value for value in os.environ.get(TASK_VARIABLE, "").split(",") if value}
+    values = (value.strip() for value in os.environ.get(TASK_VARIABLE, "").split(","))
+    return installed | {value: value for value in values if value}

@@ -101,6 +101,13 @@ def _write(folder: Path, config: bytes, weights: bytes) -> None:
         write_file(folder / WEIGHTS, weights)
 
 
+def check_savable(model: nn.Module) -> None:
+    """Raise a CheckpointError where `save` could not write the model's class and config."""
+    model = uncompiled(model)
+    name_of(model)
+    to_json(config_of(model), "config")
+
+
 def load(folder_or_name: str | Path, *, device: str | torch.device = "cpu") -> Any:
     """A model from a folder that `save` wrote, or by the name of one that came with the package.
 
@@ -143,7 +150,10 @@ def load_folder(folder: Path, cls: type[nn.Module] | None = None, *, device: str
         raise CheckpointError(f"{folder} holds a {name}: expected a {cls.__name__}; tokenturing.load takes either")
     model = build(found, {key: value for key, value in content.items() if key not in OWN_KEYS}, file)
     fill(model, file)
-    model.notes = content.get("notes") or {}  # type: ignore[assignment]
+    notes = content.get("notes") or {}
+    if not isinstance(notes, dict):
+        raise CheckpointError(f"{folder / CONFIG}: notes is a {type(notes).__name__}: expected a table")
+    model.notes = notes  # type: ignore[assignment]
     return model.eval().to(device)
 
 

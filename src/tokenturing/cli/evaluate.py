@@ -35,7 +35,6 @@ def evaluate(
     import torch
 
     from tokenturing.cli.common import Progress, display_names, load_any
-    from tokenturing.train.recipe import task_of
 
     if not checkpoints:
         raise OptionError("evaluate needs a checkpoint: a folder, or a name such as recall-ttm")
@@ -46,16 +45,33 @@ def evaluate(
     models = {
         name: load_any(checkpoint, threads) for name, checkpoint in zip(display_names(checkpoints), checkpoints, strict=True)
     }
-    tasks = {type(task): task for task in (task_of(model) for model in models.values())}
-    if len(tasks) > 1:
-        names = ", ".join(task.__name__ for task in tasks)
-        raise OptionError(f"the models are of several tasks ({names}): evaluate them one after the other")
-    (task,) = tasks.values()
     with Progress("evaluating") as progress:
-        found = task.evaluate(models, options, progress.report)
+        found: dict[str, list[Figure]] = {}
+        for task, names in _tasks_of(models):
+            found |= task.evaluate({name: models[name] for name in names}, options, progress.report)
+    found = {name: found[name] for name in models}
     if json_file:
         write_figures(Path(json_file), found)
     show(found)
+
+
+def _tasks_of(models: Mapping[str, Any]) -> list[tuple[Any, list[str]]]:
+    """Each task with the models that it may evaluate together."""
+    from tokenturing.train.recipe import task_of
+
+    groups: list[tuple[Any, list[str]]] = []
+    for name, model in models.items():
+        task = task_of(model)
+        if groups and type(groups[0][0]) is not type(task):
+            kinds = f"{type(groups[0][0]).__name__}, {type(task).__name__}"
+            raise OptionError(f"the models are of several tasks ({kinds}): evaluate them one after the other")
+        for other, names in groups:
+            if other.tests_like(task):
+                names.append(name)
+                break
+        else:
+            groups.append((task, [name]))
+    return groups
 
 
 def _option(setting: str) -> tuple[str, str]:

@@ -3,8 +3,11 @@
 import importlib
 import os
 import sys
+import sysconfig
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tokenturing.errors import MissingExtraError, OptionError, TokenTuringError
@@ -33,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(FAILED)
     except (TokenTuringError, MissingExtraError, OSError) as error:
-        if os.environ.get("TOKENTURING_TRACEBACK"):
+        if os.environ.get("TOKENTURING_TRACEBACK") or (isinstance(error, OSError) and not _is_ours(error)):
             raise
         print(f"tokenturing: {_one_line(error)}", file=sys.stderr)
         sys.exit(FAILED)
@@ -71,6 +74,18 @@ def _as_settings(arguments: list[str]) -> list[str]:
         else:
             raise OptionError(f"{flag}: expected a value behind it")
     return found
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether the innermost code that is of no library is this package's: another's bug keeps its traceback."""
+    libraries = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), "<")
+    package = str(Path(__file__).parents[1])
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith(package):
+            return True
+        if not frame.filename.startswith(libraries):
+            return False
+    return True
 
 
 def _one_line(error: BaseException) -> str:

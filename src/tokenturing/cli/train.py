@@ -60,12 +60,15 @@ def _train(recipe: "Recipe", folder: Path, start: str) -> None:
         train_model(recipe, folder, start=begin)
         workers.close()
         return
+    trained = False
     if (folder / FILE).exists():
         print(f"going on with the run in {folder}", flush=True)
     try:
         with Progress(folder.name) as progress:
 
             def report(done: int, total: int, metrics: dict[str, Any]) -> None:
+                nonlocal trained
+                trained = True
                 progress.label = folder.name
                 progress.update(done, total, _note(metrics))
 
@@ -75,6 +78,8 @@ def _train(recipe: "Recipe", folder: Path, start: str) -> None:
         print(kept if (folder / FILE).exists() else "stopped before the first checkpoint: nothing is kept", file=sys.stderr)
         raise
     workers.close()
+    if not trained:
+        print("it has ended before: nothing was done; --set train.updates=N with more of them goes on")
     _print_validation(folder)
     size = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     print(f"the model is in {folder / 'model'}: {size:,} trained parameters")

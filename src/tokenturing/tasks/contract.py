@@ -4,6 +4,7 @@ A task is a class with a frozen dataclass `Config`, whose fields are the recipe'
 `Class(config, seed)`. `registry.py` names those of the package; `module:Class` in a recipe names any other.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -84,18 +85,22 @@ class Task(Protocol):
 
     Config: ClassVar[type]
 
+    @abstractmethod
     def build(self) -> nn.Module:
         """An untrained model that streams."""
         ...
 
+    @abstractmethod
     def batches(self, split: str, rows: range, steps: int, model: nn.Module) -> Batches:
         """Batches of a split, B = len(rows): seeded by (seed, global row, number), whatever other rows there are."""
         ...
 
+    @abstractmethod
     def losses(self, model: nn.Module, batch: Batch, state: Any) -> tuple[dict[str, Tensor], Any]:
         """What a chunk costs and the state after it; "loss" is minimised, the others are logged."""
         ...
 
+    @abstractmethod
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Shares right and the like on validation data."""
         ...
@@ -113,6 +118,10 @@ class Task(Protocol):
     ) -> dict[str, list[Figure]]:
         """Figures on test data of each model; options as strings from the command line."""
         raise OptionError(f"the task {type(self).__name__} has no evaluation")
+
+    def tests_like(self, other: "Task") -> bool:
+        """Whether this task may evaluate the models of another of its class: where options change nothing in the test."""
+        return getattr(self, "options", None) == getattr(other, "options", None)
 
     def session(self, model: Any, media: Any) -> Session:
         """A session of a model (as trained, or on the runtime) that watches media."""

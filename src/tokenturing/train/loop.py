@@ -12,7 +12,10 @@ from torch import nn
 
 from tokenturing import state as states
 from tokenturing.checkpoint import save
-from tokenturing.errors import OptionError
+from tokenturing.checkpoint.folder import check_savable
+from tokenturing.checkpoint.format import CONFIG
+from tokenturing.errors import CheckpointError, OptionError
+from tokenturing.files import read_json
 from tokenturing.tasks.contract import Task
 from tokenturing.train.distributed import Workers, is_first
 from tokenturing.train.log import RunLog
@@ -45,6 +48,7 @@ class Training:
         self.task: Task = recipe.build_task() if task is None else task
         torch.manual_seed(recipe.train.seed)
         self.model = self.task.build()
+        check_savable(self.model)  # rather than after hours of training
         if start is not None:
             _begin_from(self.model, start)
         if recipe.train.compile:
@@ -70,13 +74,22 @@ class Training:
     def _resume(self) -> None:
         initial_state = getattr(self.model, "initial_state", None)
         like = None if initial_state is None else initial_state(self.recipe.train.rows)
-        state, progress = load_training(self.folder, self.model, self.optimizer, like)
-        if _lasting(progress["recipe"]) != _lasting(self.recipe.to_json()):
-            raise OptionError(f"{self.folder} holds a run of another recipe: choose another --out, or delete it")
+        state, progress = load_training(self.folder, self.model, self.optimizer, like, self._check_recipe)
         self.state = None if state is None else self.workers.own(state)
         self.update, self.seconds, self.skipped = progress["update"], progress["seconds"], progress["skipped"]
         self.validation = progress.get("validation", {})
         self.batches.restore(progress["streams"])
+
+    def _check_recipe(self, theirs: dict[str, Any]) -> None:
+        """Raise an OptionError that names the first key in which the run that is there differs."""
+        ours = _lasting(self.recipe.to_json())
+        for key, value in ours.items():
+            other = _lasting(theirs).get(key)
+            if other != value:
+                raise OptionError(
+                    f"{self.folder} holds a run of another recipe ({key}={other!r}, and now {value!r}): choose another --out, "
+                    "or delete it"
+                )
 
     def save(self) -> None:
         """Write all that is needed to go on; called by all processes together."""
@@ -150,9 +163,17 @@ def _begin_from(model: nn.Module, start: nn.Module) -> None:
 
 
 def _lasting(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe without what may change between a run's parts."""
-    train = {key: value for key, value in recipe.get("train", {}).items() if key not in MAY_CHANGE}
-    return {**recipe, "train": train}
+    """A recipe by dotted keys, without what may change between a run's parts."""
+    flat = dict(_flat(recipe))
+    return {key: value for key, value in flat.items() if key not in [f"train.{name}" for name in MAY_CHANGE]}
+
+
+def _flat(recipe: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in recipe.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def train(
@@ -166,6 +187,8 @@ def train(
         run = Training(recipe, folder, task, start)
         if run.update < recipe.train.updates:
             _go_on(run, report)
+        if run.workers.first and _updates_of(folder / "model") != run.update:
+            save(run.model, folder / "model", notes=run_notes(run))
         return run.model
 
 
@@ -184,7 +207,14 @@ def _go_on(run: Training, report: Report | None) -> None:
             report(run.update, total, metrics)
     if log is not None:
         log.close()
-        save(run.model, folder / "model", notes=run_notes(run))
+
+
+def _updates_of(folder: Path) -> int | None:
+    """How many updates the saved model has seen; None: there is none, or it does not say."""
+    try:
+        return read_json(folder / CONFIG)["notes"].get("updates")
+    except (CheckpointError, KeyError, AttributeError):
+        return None
 
 
 @contextmanager
@@ -220,6 +250,7 @@ def run_notes(run: Training) -> dict[str, Any]:
     return {
         "recipe": run.recipe.to_json(),
         "seconds": round(run.seconds),
+        "updates": run.update,
         "updates_skipped": run.skipped,
         **run.task.notes(),
         "validation": run.validation,

@@ -16,6 +16,8 @@ from tokenturing.options import assign, build, choice, merge, number
 from tokenturing.registry import TASKS, find_task
 
 MOST_BASES = 8
+OWN = ("task", "train", "base")
+"""keys of a recipe that are no task's"""
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,9 @@ class TrainOptions:
     """How to train."""
 
     updates: int = number(2000, 1)
-    rows: int = number(64, 1)
+    rows: int = number(64, 1, 2**16)
     """B, streams side by side"""
-    steps: int = number(48, 1)
+    steps: int = number(48, 1, 2**20)
     """T, steps of each stream between two updates; the state goes on, gradients do not"""
     rate: float = number(2e-3, above=0)
     """peak learning rate of AdamW"""
@@ -34,7 +36,7 @@ class TrainOptions:
     weight_decay: float = number(0.02, 0)
     clip: float = number(1.0, above=0)
     """largest norm of the gradient"""
-    seed: int = number(0, 0)
+    seed: int = number(0, 0, 2**32 - 1)
     precision: str = choice("float32", "bfloat16")
     """of matrix products: "float32", or "bfloat16" (autocast); weights, state and optimiser are in float32 always"""
     compile: bool = False
@@ -117,7 +119,10 @@ def _task_of(content: Mapping[str, Any]) -> tuple[str, Any]:
     name = content.get("task")
     if not isinstance(name, str):
         raise OptionError(f"the recipe names no task: expected task = {closest('', TASKS)}, or module:Class")
-    return name, find_task(name).Config()
+    cls = find_task(name)
+    if own := {f.name for f in fields(cls.Config)} & set(OWN):
+        raise OptionError(f"the Config of task={name!r} has a field {own.pop()!r}, which is the recipe's own: rename it")
+    return name, cls.Config()
 
 
 def _read(path: Path, bases: int) -> dict[str, Any]:
@@ -137,4 +142,8 @@ def _read(path: Path, bases: int) -> dict[str, Any]:
     task, default = _task_of(below | content)
     if task != below.get("task", task):
         return content  # tables of another task
-    return merge(default, below, content) | {"train": {**below.get("train", {}), **content.get("train", {})}}
+    trains = [part["train"] for part in (below, content) if "train" in part]
+    merged = merge(default, below, content)
+    if len(trains) == 2 and all(isinstance(train, Mapping) for train in trains):
+        merged["train"] = {**trains[0], **trains[1]}
+    return merged

@@ -1,6 +1,7 @@
 """All that a training run needs to go on as if it had never stopped, in one file, never pickle."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from tokenturing import state as states
 from tokenturing.checkpoint.tensors import TensorFile, pack
-from tokenturing.errors import CheckpointError
+from tokenturing.errors import CheckpointError, OptionError
 from tokenturing.files import write_file
 
 FILE = "training.safetensors"
@@ -29,12 +30,22 @@ def save_training(
 
 
 def load_training(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, carried_like: Any
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    carried_like: Any,
+    check_recipe: Callable[[dict[str, Any]], None],
 ) -> tuple[Any, dict[str, Any]]:
     """Restore all that `save_training` wrote -> the streams' states and the progress."""
     file = TensorFile(folder / FILE, "training checkpoint")
     tensors = file.tensors()
-    progress = json.loads(file.metadata["progress"])
+    try:
+        progress = json.loads(file.metadata["progress"])
+        check_recipe(progress["recipe"])
+    except (KeyError, ValueError, TypeError) as error:
+        if isinstance(error, OptionError):
+            raise
+        raise CheckpointError(f"{folder / FILE} is no checkpoint of a run: delete it, or choose another --out") from error
     model.load_state_dict(_under("model.", tensors))
     restored: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _under("optimizer.", tensors).items():

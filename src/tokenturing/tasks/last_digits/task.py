@@ -147,6 +147,10 @@ class LastDigits(Task):
             found[name] = _figures(torch.stack(answers, dim=1), batch.targets)
         return found
 
+    def tests_like(self, other: Task) -> bool:
+        """The options are those of the memory alone."""
+        return True
+
     def session(self, model: Any, media: Any) -> DigitSession:
         """A stream of pictures; the model is one as trained, or on the runtime."""
         return DigitSession(model if isinstance(model, Runtime) else eager(model))

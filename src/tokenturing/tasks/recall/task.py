@@ -212,6 +212,10 @@ class Recall(Task):
         bank = held_out_bank(chosen.speech, chosen.bank, [model.notes for model in models.values()], report)
         return evaluate(models, bank, chosen.delays, rows=chosen.rows, seed=chosen.seed, report=report)
 
+    def tests_like(self, other: Task) -> bool:
+        """All models are asked the same of the same streams."""
+        return True
+
     def session(self, model: Any, media: Any) -> RecallSession:
         """A stream of pictures and sound; the model is one as trained, or on the runtime."""
         return RecallSession(model if isinstance(model, Runtime) else eager(model), hears=media.has_sound)
