@@ -29,6 +29,7 @@ MODELS = (
     "recall",
     "recall-lstm",
     "recall-gru",
+    "recall-mingru",
     "recall-memoryless",
     "recall-window",
     "recall-full",

@@ -12,6 +12,7 @@ from tokenturing.baselines import (
     LSTM,
     FullTransformer,
     Memoryless,
+    MinGRU,
     RecurrentTransformer,
     Retrieval,
     TemporalMixer,
@@ -20,6 +21,7 @@ from tokenturing.baselines import (
 from tokenturing.baselines.causal import DECAYS
 from tokenturing.baselines.embedding import StepEmbedding
 from tokenturing.baselines.history import timeline
+from tokenturing.baselines.min_gru import recur
 from tokenturing.errors import OptionError
 from tokenturing.models.contract import RecurrentModel
 from tokenturing.models.scan import step_by_step, without_absent
@@ -29,6 +31,7 @@ COMMON = {"input_tokens": N, "read_tokens": R}
 MODELS = {
     "LSTM": lambda **o: LSTM(D, layers=2, hidden=12, **COMMON | o),
     "GRU": lambda **o: GRU(D, layers=2, hidden=12, **COMMON | o),
+    "MinGRU": lambda **o: MinGRU(D, layers=2, hidden=12, **COMMON | o),
     "Memoryless": lambda **o: Memoryless(D, **COMMON | o),
     "WindowTransformer": lambda **o: WindowTransformer(D, 2, 2, window=W, **COMMON | o),
     "FullTransformer": lambda **o: FullTransformer(D, 2, 2, **COMMON | o),
@@ -36,7 +39,7 @@ MODELS = {
     "TemporalMixer": lambda **o: TemporalMixer(D, window=W, **COMMON | o),
     "Retrieval": lambda **o: Retrieval(D, 2, 2, nearest=3, **COMMON | o),
 }
-CHUNKED = ("WindowTransformer", "FullTransformer", "Retrieval")
+CHUNKED = ("MinGRU", "WindowTransformer", "FullTransformer", "Retrieval")
 GROWING = [name for name, make in MODELS.items() if make().growing]
 every = pytest.mark.parametrize("name", MODELS)
 
@@ -185,11 +188,66 @@ def test_recurrent_layer_equals_torch(kind, twin):
 def test_gates_begin_by_keeping():
     assert (LSTM(D).layers[0].input.bias.view(4, D)[1] == 1).all()
     assert (GRU(D).layers[0].input.bias.view(3, D)[1] == 1).all()
+    assert (MinGRU(D).layers[0].input.bias.view(2, D)[0] == 1).all()
+    kept = MinGRU(D, horizon=1000).layers[0].input.bias.view(2, D)[0]
+    assert 0 < kept.min() < kept.max() < math.log(1000)
     write, forget = LSTM(D, horizon=1000).layers[0].input.bias.view(4, D)[:2]
     assert 0 < forget.min() < forget.max() < math.log(1000)
     assert torch.equal(write, -forget)
     with pytest.raises(OptionError, match="horizon"):
         GRU(D, horizon=1)
+
+
+def test_the_scan_is_the_recurrence_one_step_after_the_other():
+    """In outputs and gradients, over lengths about powers of two; the states before resets may hold NaN."""
+    generator = torch.Generator().manual_seed(5)
+    for steps in (1, 2, 3, 8, 9, 64):
+        decay, added = torch.rand(2, B, steps, D, generator=generator, dtype=torch.float64)
+        start, reset = torch.randn(B, D, generator=generator, dtype=torch.float64), flags(0.2, B, steps)
+        reset[0], reset[1, 0], reset[2] = False, True, False
+        start[1] = torch.nan
+        parts = [part.requires_grad_() for part in (decay, added, start)]
+        hidden, twin = parts[2], []
+        for t in range(steps):
+            hidden = decay[:, t] * torch.where(reset[:, t, None], 0.0, hidden) + added[:, t]
+            twin.append(hidden)
+        expected, came = torch.stack(twin, 1), recur(*parts, reset)
+        assert_close(came, expected, 1e-12)
+        for ours, theirs in zip(*(torch.autograd.grad(y.cos().sum(), parts) for y in (came, expected)), strict=True):
+            assert_close(ours, theirs, 1e-12)
+        if steps > 1:
+            assert (recur(*parts)[0] - recur(*parts, ~reset)[0]).abs().max() > 1e-3, "but resets matter"
+
+
+def test_min_gru_is_the_papers_equations():
+    torch.manual_seed(0)
+    model = MinGRU(D, hidden=12, **COMMON).double()
+    x, layer = tokens(steps=70).double(), model.layers[0]
+    embedding = model.embedding(x)
+    keep, candidate = layer.input(layer.norm(embedding)).chunk(2, dim=-1)
+    update, hidden, outputs = 1 - keep.sigmoid(), torch.zeros(B, 12).double(), []
+    for t in range(70):
+        hidden = (1 - update[:, t]) * hidden + update[:, t] * candidate[:, t]
+        outputs.append(model.head(embedding[:, t] + layer.out(hidden)))
+    y, state = model(x)
+    assert_close(y, torch.stack(outputs, 1), 1e-12)
+    assert_close(state.hidden[:, 0], hidden, 1e-12)
+
+
+def test_a_pause_of_the_min_gru_shields_parameters_from_what_it_holds():
+    """NaN in the inputs of paused steps, or in the state of a row that pauses throughout, reaches no gradient."""
+    model, x, active = build("MinGRU"), tokens(), flags(0.7, B, T)
+    active[1] = False
+    ill, state = x.masked_fill(~active[..., None, None], torch.nan), model.initial_state(B)
+    state.hidden[1] = torch.nan
+    found = []
+    for inputs, start in ((x, model.initial_state(B)), (ill, state)):
+        y, following = model(inputs, start, active=active)
+        assert torch.equal(following.hidden[1].nan_to_num(7), start.hidden[1].nan_to_num(7))
+        found.append(gradients(model, y, (following.hidden[[0, 2]],)))
+    for key, gradient in found[0].items():
+        assert torch.equal(gradient, found[1][key]), key
+    assert model(ill)[0].isnan().any(), "but it would without the pause"
 
 
 def attend_readably(model, x: Tensor, window: int) -> Tensor:

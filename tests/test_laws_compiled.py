@@ -24,6 +24,7 @@ QUICK = (
     "scenic-simple",
     "LSTM",
     "GRU",
+    "MinGRU",
     "Memoryless",
     "WindowTransformer",
     "FullTransformer",
@@ -94,7 +95,7 @@ def test_compile_with_inductor() -> None:
     compiled_is_eager(build("gated"), "inductor")
 
 
-@pytest.mark.parametrize("name", ["gated", "GRU"])
+@pytest.mark.parametrize("name", ["gated", "GRU", "MinGRU"])
 def test_compiled_gradients(name: str) -> None:
     compiled_gradients_are_eager(build(name))
 

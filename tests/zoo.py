@@ -50,6 +50,7 @@ MACHINES = {
 SMALL_BASELINES: dict[str, dict[str, Any]] = {
     "LSTM": {"layers": 2, "hidden": 12},
     "GRU": {"layers": 2},
+    "MinGRU": {"layers": 2},
     "Memoryless": {"layers": 1},
     "WindowTransformer": {"layers": 2, "heads": 2, "window": 4, "hidden": 24},
     "FullTransformer": {"layers": 2, "heads": 2, "hidden": 24},

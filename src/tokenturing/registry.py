@@ -15,6 +15,7 @@ Model = TypeVar("Model", bound=nn.Module)
 BASELINES = (
     "LSTM",
     "GRU",
+    "MinGRU",
     "Memoryless",
     "WindowTransformer",
     "FullTransformer",

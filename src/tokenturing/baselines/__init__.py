@@ -4,6 +4,7 @@ from tokenturing.baselines.full_transformer import FullTransformer
 from tokenturing.baselines.gru import GRU
 from tokenturing.baselines.lstm import LSTM
 from tokenturing.baselines.memoryless import Memoryless
+from tokenturing.baselines.min_gru import MinGRU
 from tokenturing.baselines.recurrent_transformer import RecurrentTransformer
 from tokenturing.baselines.retrieval import Retrieval
 from tokenturing.baselines.temporal_mixer import TemporalMixer
@@ -14,6 +15,7 @@ __all__ = [
     "LSTM",
     "FullTransformer",
     "Memoryless",
+    "MinGRU",
     "RecurrentTransformer",
     "Retrieval",
     "TemporalMixer",

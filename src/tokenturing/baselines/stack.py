@@ -13,7 +13,7 @@ from tokenturing.layers.linear import Linear
 class GatedLayer(nn.Module):
     """x + out(cell(norm(x))), with a state of one or two vectors a row.
 
-    Subclasses give the cell and say how many gates' worth of projections it has.
+    Subclasses give the cell and say how many gates' worth of projections it has, and whether the gates see the state.
 
     Args:
         width: D of what goes in and comes out.
@@ -22,19 +22,22 @@ class GatedLayer(nn.Module):
     """
 
     gates: int
+    gates_see_state = True
 
     def __init__(self, width: int, hidden: int, dropout: float = 0.0):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.input = Linear(width, self.gates * hidden)
-        self.recurrent = Linear(hidden, self.gates * hidden)
+        if self.gates_see_state:
+            self.recurrent = Linear(hidden, self.gates * hidden)
         self.out = Linear(hidden, width)
         self.dropout = nn.Dropout(dropout)
         nn.init.xavier_uniform_(self.input.weight)
-        for gate in self.recurrent.weight.chunk(self.gates):
-            nn.init.orthogonal_(gate)
         nn.init.zeros_(self.input.bias)
-        nn.init.zeros_(self.recurrent.bias)
+        if self.gates_see_state:
+            for gate in self.recurrent.weight.chunk(self.gates):
+                nn.init.orthogonal_(gate)
+            nn.init.zeros_(self.recurrent.bias)
 
     def remember(self, horizon: float | None) -> None:
         """Set the biases of the gates that keep the state, for memories of up to `horizon` steps."""

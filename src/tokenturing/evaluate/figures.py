@@ -10,6 +10,7 @@ from tokenturing.errors import OptionError
 READABLE = {
     "TokenTuringMachine": "Token Turing Machine",
     "ScenicTokenTuringMachine": "official Token Turing Machine",
+    "MinGRU": "minGRU",
     "Memoryless": "no memory",
     "TemporalMixer": "temporal Mixer",
     "WindowTransformer": "window Transformer",
