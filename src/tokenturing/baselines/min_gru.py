@@ -8,7 +8,7 @@ from torch import Tensor
 from tokenturing.baselines.stack import GatedLayer, Stack, keep_bias
 
 SEGMENT = 64
-"""steps computed side by side: the scan holds log2(SEGMENT) tensors [B, SEGMENT, H] a layer for the way back"""
+"""steps computed side by side, which bounds what the scan holds for the way back"""
 
 
 class MinGRUState(NamedTuple):
