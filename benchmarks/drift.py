@@ -19,7 +19,6 @@ import torch
 
 import tokenturing as tt
 from tokenturing.export import eager, export_onnx
-from tokenturing.tasks.recall.session import ask_fork
 from tokenturing.tasks.recall.voices.bank import cached_bank
 from tokenturing.tasks.recall.world.plans import RecallConfig
 from tokenturing.tasks.recall.world.questions import QUESTIONS
@@ -31,11 +30,11 @@ CHUNK = 250
 
 
 def steps_of_the_task() -> Iterator[dict[str, np.ndarray]]:
-    """Inputs of one row, step after step, nothing asked; streams follow one another without a reset."""
+    """Inputs of one row, step after step; streams follow one another without a reset."""
     streams = RecallStreams(range(1), CHUNK, cached_bank("test"), RecallConfig(split="test", without_modality=0.0), seed=7)
     for batch in streams:
         for t in range(CHUNK):
-            yield {name: part[:, t].numpy() for name, part in batch.inputs._asdict().items()} | {"question": np.array([-1])}
+            yield {name: part[:, t].numpy() for name, part in batch.inputs._asdict().items()}
 
 
 def main() -> None:
@@ -54,18 +53,16 @@ def main() -> None:
     worst, same, asked = dict.fromkeys(PRECISIONS, 0.0), dict.fromkeys(PRECISIONS, 0), 0
     rows: list[dict[str, Any]] = []
     for step, inputs in zip(range(1, arguments.steps + 1), steps_of_the_task(), strict=False):
+        y = {}
+        for name, machine in machines.items():
+            y[name], states[name] = machine.step(inputs, states[name])
         if step % ASK_EVERY == 0:
-            logits = {
-                name: ask_fork(machine, inputs, states[name], [0] * len(QUESTIONS), np.arange(len(QUESTIONS)))
-                for name, machine in machines.items()
-            }
+            logits = {name: machine.ask(y[name], [range(len(QUESTIONS))])[0] for name, machine in machines.items()}
             wanted = logits["eager"]
             asked += len(QUESTIONS)
             for name in PRECISIONS:
                 worst[name] = max(worst[name], float(np.abs(logits[name] - wanted).max() / np.abs(wanted).max()))
                 same[name] += int((logits[name].argmax(-1) == wanted.argmax(-1)).sum())
-        for name, machine in machines.items():
-            _, states[name] = machine.step(inputs, states[name])
         if step == arguments.steps or (step >= ASK_EVERY and np.log10(step).is_integer()):
             for name in PRECISIONS:
                 row = {"precision": name, "steps": step, "largest": worst[name], "same": same[name] / asked}

@@ -40,18 +40,18 @@ optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad]
 state = None
 for update in range(updates):
     batch = next(streams)
-    y, state = model.remember(batch.inputs, state, batch.reset)  # the state goes on from chunk to chunk ...
-    answer, facts, every = losses(model, y, batch)
+    y, state = model(batch.inputs, state, batch.reset)  # the state goes on from chunk to chunk ...
+    answers, facts = losses(model, y, batch)
     optimizer.zero_grad()
-    (answer + 0.5 * facts + 0.5 * every).backward()
+    (answers + 0.5 * facts).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     state = tt.state.detach(state)  # ... and gradients do not
     if update % 25 == 0 or update == updates - 1:
-        asked = batch.inputs.question >= 0
-        questions = batch.inputs.question[asked]
+        asked = batch.targets.question >= 0
+        questions = batch.targets.question[asked]
         kinds = KIND_OF_QUESTION[questions]
-        right = kinds[model.read_off(y[asked], questions).argmax(-1) == batch.targets.answer[asked]]
+        right = kinds[model.ask(y[asked], questions[:, None]).argmax(-1)[:, 0] == batch.targets.answer[asked]]
         shares = torch.bincount(right, minlength=len(KINDS)) / torch.bincount(kinds, minlength=len(KINDS))
         listed = "  ".join(f"{kind} {share:.2f}" for kind, share in zip(KINDS, shares, strict=True))
-        print(f"update {update}, loss {answer.item():.2f}, right: {listed}", flush=True)
+        print(f"update {update}, loss {answers.item():.2f}, right: {listed}", flush=True)

@@ -10,12 +10,14 @@ from recall_bank import tiny_bank
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.figures import wilson
 from tokenturing.tasks.digits import SPLITS, digit_images
+from tokenturing.tasks.recall.answer import AnswerHead
 from tokenturing.tasks.recall.model import PerceivedInput, RecallModel
 from tokenturing.tasks.recall.probe import Probe, delay_steps, evaluate
 from tokenturing.tasks.recall.world.plans import RecallConfig
 from tokenturing.tasks.recall.world.questions import (
     AGO,
     ANSWERS,
+    ASKED,
     BOUND,
     FACTS,
     HEARD,
@@ -25,7 +27,7 @@ from tokenturing.tasks.recall.world.questions import (
     UNASKED,
     Truth,
     ago_class,
-    all_answers,
+    ask_all,
 )
 from tokenturing.tasks.recall.world.scenes import SIZE
 from tokenturing.tasks.recall.world.streams import RecallStreams
@@ -46,26 +48,31 @@ def test_nothing_yet_before_the_first_event():
     assert truth.bound(3) == NOTHING
 
 
-def test_facts_tell_the_answer_to_every_question():
-    inputs, targets, _ = next(RecallStreams(range(6), 200, tiny_bank(), RecallConfig(curriculum=(1, 0)), seed=3))
-    answers = all_answers(targets.facts)
-    assert answers.shape == (*targets.facts.shape[:2], len(QUESTIONS))
-    asked = inputs.question >= 0
-    told = answers[asked, inputs.question[asked]]
-    known = told != UNASKED
-    assert torch.equal(told[known], targets.answer[asked][known])
-    assert known.float().mean() > 0.9
-    assert (inputs.question[asked][~known] >= BOUND).all()
-    assert (targets.answer[asked][~known] == NOTHING).all()
-    assert (told[known] != NOTHING).float().mean() > 0.5, "and not because nothing happened"
+def test_all_that_is_asked_in_training_has_its_true_answer():
+    _, targets, _ = next(RecallStreams(range(6), 200, tiny_bank(), RecallConfig(curriculum=(1, 0)), seed=3))
+    questions, answers = ask_all(targets.facts, targets.question, targets.answer)
+    assert questions.shape == answers.shape == (6, 200, ASKED)
+    own = targets.question >= 0
+    told = (questions == targets.question[..., None]) & (answers != UNASKED)
+    agree = answers == targets.answer[..., None]
+    assert agree[told & own[..., None]].all(), "what is asked twice is answered alike"
+    assert (told.any(-1) == own).all(), "the stream's own questions are among them"
+    fixed, bound = answers[..., : BOUND + 1], answers[..., BOUND + 1 :]
+    assert (fixed != UNASKED).all()
+    assert (bound != UNASKED).float().mean() > 0.4
+    assert ((bound != UNASKED) & (bound != NOTHING)).float().mean() > 0.3, "and not because nothing happened"
 
 
-def test_what_was_seen_too_long_ago_is_not_asked_of_the_facts():
-    truth = Truth([(step, step, step) for step in range(6)], [(0, 9)])
+def test_each_digit_of_the_last_four_sightings_is_asked_about_once():
+    truth = Truth([(step, step, digit) for step, digit in enumerate([1, 2, 7, 5, 7, 3])], [(0, 9), (4, 8)])
     truth.advance(10)
-    answers = all_answers(torch.tensor(truth.facts()))
-    assert [int(a) for a in answers[BOUND : BOUND + 10]] == [UNASKED] * 2 + [9] * 4 + [UNASKED] * 4
-    assert [truth.bound(x) for x in range(10)] == [None] * 2 + [9] * 4 + [NOTHING] * 4
+    facts, nothing = torch.tensor(truth.facts()), torch.tensor(-1)
+    asked = dict(zip(*(part.tolist() for part in ask_all(facts, nothing, nothing)), strict=True))
+    bound = {q - BOUND: a for q, a in asked.items() if BOUND <= q < AGO and a != UNASKED}
+    assert bound == {3: 8, 7: 8, 5: 9} == {digit: truth.bound(digit) for digit in (3, 7, 5)}
+    own = ask_all(facts, torch.tensor(BOUND + 4), torch.tensor(NOTHING))
+    assert [int(part[-1]) for part in own] == [BOUND + 4, NOTHING], "that 4 was never seen, the facts do not tell"
+    assert truth.bound(2) is None, "2 was seen too long ago"
 
 
 def test_order_is_counted_from_the_newest():
@@ -220,7 +227,7 @@ def test_probe_ends_where_it_says_and_asks_each_kind():
         assert (answers >= 0).all()
 
 
-def test_evaluation_counts_and_forks():
+def test_evaluation_counts_and_does_not_disturb():
     torch.manual_seed(0)
     model = RecallModel("GRU", {"width": 16}, len(QUESTIONS), len(ANSWERS), 0)
     rows = evaluate({"one": model, "two": model}, tiny_bank(), [0.5, 2.0], rows=6)
@@ -246,9 +253,8 @@ def test_what_is_not_recognised_is_not_remembered():
                 head.weight.zero_()
                 head.bias.fill_(np.log(probability / 10))
                 head.bias[NOTHING] = np.log(1 - probability)
-        tokens, mask = model.tokens(PerceivedInput(raw, torch.full((5,), -1), there, there))
-        assert mask.tolist() == [[True, True, True, False]] * 5, "nothing to be seen is something to know"
-        tokens = tokens[:, :3]
+        tokens, mask = model.tokens(PerceivedInput(raw, there, there))
+        assert mask.tolist() == [[True, True, True]] * 5, "nothing to be seen is something to know"
         assert ((tokens == adapted) | (tokens == empty)).all()
         return [bool((tokens[:, at] == adapted[:, at]).all()) for at in (slice(-1), -1)]
 
@@ -259,16 +265,17 @@ def test_what_is_not_recognised_is_not_remembered():
 
 def test_one_question_is_answered_as_among_all():
     torch.manual_seed(0)
-    model = RecallModel("GRU", {"width": 16, "read_tokens": 3}, len(QUESTIONS), len(ANSWERS), 0).eval()
-    y = torch.randn(4, 5, 3, 16)
-    every = model.every_answer(y)
+    model = RecallModel("GRU", {"width": 16}, len(QUESTIONS), len(ANSWERS), 0).eval()
+    model.answer = AnswerHead(16, 3, len(QUESTIONS), len(ANSWERS))
+    y, questions = torch.randn(4, 5, 3, 16), torch.arange(len(QUESTIONS)).expand(4, 5, -1)
+    every = model.ask(y, questions)
     assert every.shape == (4, 5, len(QUESTIONS), len(ANSWERS))
     for question in (0, BOUND + 3, AGO):
-        alone = model.read_off(y, torch.full((4, 5), question))
-        torch.testing.assert_close(alone, every[:, :, question])
-    elsewhere = model.every_answer(y.flip(-2))
-    torch.testing.assert_close(elsewhere, every, msg="output tokens are a set")
-    assert (model.every_answer(y.flip(0)) - every).abs().max() > 0.01, "of the tokens, not of the question alone"
+        torch.testing.assert_close(model.ask(y, questions[..., question, None])[..., 0, :], every[..., question, :])
+    torch.testing.assert_close(model.ask(y[2:3, 3], questions[2:3, 3]), every[2:3, 3], msg="of one row and step too")
+    assert model.ask(y[:0], questions[:0]).shape == (0, 5, len(QUESTIONS), len(ANSWERS))
+    assert (model.ask(y.flip(-2), questions) - every).abs().max() > 0.01, "each output token has its place"
+    assert (model.ask(y.flip(0), questions) - every).abs().max() > 0.01, "of the tokens, not of the question alone"
 
 
 def test_untrained_models_are_at_chance_and_do_not_see_the_answer():

@@ -100,24 +100,53 @@ def test_eyes_ears_and_answers_come_along(recall: tuple[RecallModel, Path]) -> N
         inputs = RecallInput(
             torch.from_numpy(rng.random((2, 32, 32), np.float32)),
             torch.from_numpy(rng.standard_normal((2, 96), np.float32)),
-            torch.from_numpy(rng.integers(-1, len(QUESTIONS), 2)),
             torch.tensor([True, False]),
             torch.tensor([True, True]),
         )
-        logits, state = model.step(inputs, state)
+        y, state = model.step(inputs, state)
         found, ours = machine.step([part.numpy() for part in inputs], ours)
-        np.testing.assert_allclose(found, logits.numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found, y.numpy(), rtol=1e-4, atol=1e-5)
+        for asked in (1, 5):  # any number of questions
+            questions = torch.from_numpy(rng.integers(0, len(QUESTIONS), (2, asked)))
+            wanted = model.ask(y, questions).numpy()
+            for runs in (machine, eager(model)):
+                np.testing.assert_allclose(runs.ask(y.numpy(), questions.numpy()), wanted, rtol=1e-4, atol=1e-5)
+    assert np.abs(wanted[:, 0] - wanted[:, 1]).max() > 1e-3, "all answers are the same, so this test could not fail"
     assert json.loads((folder / "runtime.json").read_text())["fingerprint"] == tt.fingerprint(model)
+
+
+@pytest.mark.parametrize(
+    ("y", "questions", "said"),
+    [
+        (np.zeros((2, 3, 16), np.float32), [[0], [0]], r"y has shape \[2, 3, 16\]"),
+        (np.zeros((2, 2, 16)), [[0], [0]], "float64"),
+        (np.zeros((2, 2, 16), np.float32), [0, 0], r"questions have shape \[2\]"),
+        (np.zeros((2, 2, 16), np.float32), [[0]], r"\[B=2, Q\]"),
+        (np.zeros((2, 2, 16), np.float32), [[0.5], [0]], "float64"),
+        (np.zeros((2, 2, 16), np.float32), [[0], [19]], "0 to 18"),
+        (np.zeros((2, 2, 16), np.float32), [[-1], [0]], "0 to 18"),
+    ],
+)
+def test_misshapen_questions_are_refused(y: np.ndarray, questions: Any, said: str, recall: tuple[RecallModel, Path]) -> None:
+    machine = runtime.load(recall[1], threads=1)
+    with pytest.raises(ShapeError, match=said):
+        machine.ask(y, questions)
+    assert machine.ask(np.zeros((2, 2, 16), np.float32), [[0], [18]]).shape == (2, 1, len(ANSWERS)), "the control"
+
+
+def test_a_model_without_answers_says_so(exported: Any) -> None:
+    with pytest.raises(ShapeError, match="TokenTuringMachine answers no questions"):
+        exported("gated")[1].ask(np.zeros((1, 1), np.float32), [[0]])
 
 
 def test_it_runs_without_torch(recall: tuple[RecallModel, Path]) -> None:
     code = (
         "import sys, numpy as np, tokenturing as tt; m = tt.runtime.load(sys.argv[1]);"
         "x = {n: np.zeros((1, *s[1:]), t) for n, (s, t) in m.inputs.items()};"
-        "y, _ = m.step(x, m.initial_state(1)); print(y.shape, 'torch' in sys.modules)"
+        "y, _ = m.step(x, m.initial_state(1)); print(y.shape, m.ask(y, [[3]]).shape[-1], 'torch' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code, str(recall[1])], capture_output=True, text=True)
-    assert run.stdout.split("\n")[0] == f"(1, {len(ANSWERS)}) False", run.stderr
+    assert run.stdout.split("\n")[0] == f"(1, 2, 16) {len(ANSWERS)} False", run.stderr
 
 
 @torch.no_grad()
@@ -125,7 +154,7 @@ def test_what_is_perceived_comes_along(recall: tuple[RecallModel, Path]) -> None
     model, folder = recall
     rng = np.random.default_rng(2)
     frames, sound = rng.random((2, 32, 32), np.float32), rng.standard_normal((2, 96), np.float32)
-    inputs = [frames, sound, np.array([-1, 3]), np.ones(2, bool), np.ones(2, bool)]
+    inputs = [frames, sound, np.ones(2, bool), np.ones(2, bool)]
     tokens = model.perception(torch.from_numpy(frames), torch.from_numpy(sound))
     seen, heard = (logits.softmax(-1).numpy() for logits in model.perception.classify(tokens))
     for machine in (runtime.load(folder, threads=1), eager(model)):

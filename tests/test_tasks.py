@@ -24,7 +24,7 @@ from tokenturing.registry import TASKS, find_task
 from tokenturing.tasks.contract import Batch, Task
 from tokenturing.tasks.last_digits.model import DEPTH
 from tokenturing.tasks.last_digits.task import ROWS, STEPS, DigitStreams, LastDigits
-from tokenturing.tasks.recall.model import PerceivedInput, RecallModel
+from tokenturing.tasks.recall.model import RecallModel
 from tokenturing.tasks.recall.probe import Probe, evaluate
 from tokenturing.tasks.recall.world.questions import ANSWERS
 from tokenturing.train.loop import Training, looking
@@ -199,15 +199,16 @@ class RecallOracle(RecallModel):
     def initial_state(self, rows: int) -> Place:
         return Place(torch.arange(rows), torch.zeros(rows, dtype=torch.int64))
 
-    def remember(self, inputs: Any, state: Any = None, *_: Any, **__: Any) -> tuple[Tensor, Place]:
-        return torch.zeros(0), state._replace(step=state.step + inputs.tokens.shape[1])
+    def forward(self, inputs: Any, state: Any = None, *_: Any, **__: Any) -> tuple[Tensor, Place]:
+        state = state._replace(step=state.step + inputs.tokens.shape[1])
+        return torch.stack([state.row, state.step - 1], dim=-1)[:, None], state
 
-    def ask(self, inputs: PerceivedInput, state: Any, question: Tensor) -> Tensor:
+    def ask(self, y: Tensor, questions: Tensor) -> Tensor:
         if self.guesses:
-            return torch.rand(len(question), len(ANSWERS))
-        truths = self.probe.truths(int(state.step[0]))
-        answers = [truths[row].answer(int(q)) for row, q in zip(state.row, question, strict=True)]
-        return torch.nn.functional.one_hot(torch.tensor(answers), len(ANSWERS)).float()
+            return torch.rand(*questions.shape, len(ANSWERS))
+        truths = self.probe.truths(int(y[0, 1]))
+        answers = [truths[row].answer(int(q)) for row, q in zip(y[:, 0].tolist(), questions, strict=True)]
+        return torch.nn.functional.one_hot(torch.tensor(answers), len(ANSWERS)).float()[:, None]
 
 
 def test_recall_of_an_oracle_and_of_a_guesser() -> None:

@@ -15,8 +15,8 @@ from torch import nn
 
 from tokenturing.errors import CheckpointError, MissingExtraError, OptionError, choose
 from tokenturing.files import write_folder
-from tokenturing.models.flat import ROWS, FlatStep, example
-from tokenturing.runtime.machine import DESCRIPTION, GRAPH, INITIAL, MASK, load
+from tokenturing.models.flat import FREE, ROWS, FlatAsk, FlatStep, example
+from tokenturing.runtime.machine import ANSWERS, ASKED, DESCRIPTION, GRAPH, INITIAL, MASK, load
 
 PRECISIONS = ("float32", "int8", "bf16")
 TOLERANCE = 1e-4
@@ -49,6 +49,8 @@ def export_onnx(model: nn.Module, folder: str | Path, *, precision: str = "float
 
     def write(aside: Path) -> None:
         _write_graph(graph, aside / GRAPH)
+        if graph.questions:
+            _write_answers(graph, aside / ANSWERS)
         save_file(graph.initial_leaves(1), aside / INITIAL)
         _describe(aside, graph.description("float32"))
         _compare(graph, aside)
@@ -70,10 +72,6 @@ def _is_empty_folder(folder: Path) -> bool:
 
 @torch.no_grad()
 def _write_graph(graph: FlatStep, file: Path) -> None:
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("onnxscript", "export") from error
     rows = torch.export.Dim("batch")
     letters = {size for one in graph.signature.values() for size in one.shape if isinstance(size, str)}
     free = {letter: torch.export.Dim(f"free_{letter}") for letter in letters}
@@ -83,16 +81,36 @@ def _write_graph(graph: FlatStep, file: Path) -> None:
     )
     inputs = example(graph.signature)
     leaves = tuple(graph.initial_leaves(ROWS).values())
+    _save(
+        graph,
+        (tuple(inputs.values()), leaves),
+        file,
+        input_names=[*inputs, *graph.names],
+        output_names=["y", *(f"next_{name}" for name in graph.names), *graph.observed],
+        dynamic_shapes=(dynamic, tuple({0: rows} for _ in leaves)),
+    )
+
+
+@torch.no_grad()
+def _write_answers(graph: FlatStep, file: Path) -> None:
+    rows, asked = torch.export.Dim("batch"), torch.export.Dim("asked")
+    _save(
+        FlatAsk(graph),
+        (graph.output, torch.zeros(ROWS, FREE, dtype=torch.int64)),
+        file,
+        input_names=list(ASKED),
+        output_names=["answers"],
+        dynamic_shapes=({0: rows}, {0: rows, 1: asked}),
+    )
+
+
+def _save(module: nn.Module, arguments: tuple[Any, ...], file: Path, **names: Any) -> None:
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("onnxscript", "export") from error
     with _quiet():
-        program = torch.onnx.export(
-            graph,
-            (tuple(inputs.values()), leaves),
-            dynamo=True,
-            verbose=False,
-            input_names=[*inputs, *graph.names],
-            output_names=["y", *(f"next_{name}" for name in graph.names), *graph.observed],
-            dynamic_shapes=(dynamic, tuple({0: rows} for _ in leaves)),
-        )
+        program = torch.onnx.export(module, arguments, dynamo=True, verbose=False, **names)
     assert program is not None
     program.save(str(file), external_data=False)
 
@@ -133,8 +151,13 @@ def _compare(graph: FlatStep, folder: Path) -> None:
     arrays = {name: part.numpy() for name, part in inputs.items()}
     mask = arrays.pop(MASK, None)
     y, state, perceived = runtime.step_and_perceive(arrays, runtime.initial_state(rows), token_mask=mask)
-    names = ["y", *graph.names, *graph.observed]
-    for name, came, wanted in zip(names, (y, *state, *perceived.values()), expected, strict=True):
+    names, found = ["y", *graph.names, *graph.observed], [y, *state, *perceived.values()]
+    if graph.questions:
+        questions = torch.arange(graph.questions).expand(rows, -1)
+        names.append("answers")
+        found.append(runtime.ask(y, questions.numpy()))
+        expected.append(FlatAsk(graph)(torch.from_numpy(y), questions).numpy())
+    for name, came, wanted in zip(names, found, expected, strict=True):
         error = float(np.abs(came.astype(np.float64) - wanted).max())
         if not error <= TOLERANCE * max(1.0, float(np.abs(wanted).max())):
             raise CheckpointError(f"the exported graph's {name} is {error:.2g} off the model's: please report it")

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from tokenturing.models.flat import FlatStep
+from tokenturing.models.flat import FlatAsk, FlatStep
 from tokenturing.runtime.engines import Array
-from tokenturing.runtime.machine import Runtime
+from tokenturing.runtime.machine import ASKED, Runtime
 
 
 def eager(model: nn.Module) -> Runtime:
@@ -19,11 +19,11 @@ def eager(model: nn.Module) -> Runtime:
     graph = FlatStep(model)
     initial = {name: leaf.detach().numpy() for name, leaf in graph.initial_leaves(1).items()}
     description = graph.description("float32") | {"grows": bool(graph.growing)}
-    return Runtime(description, initial, EagerEngine(graph))
+    return Runtime(description, initial, EagerEngine(graph), EagerAnswers(graph) if graph.questions else None)
 
 
 class EagerEngine:
-    """PyTorch as an engine."""
+    """PyTorch as an engine of steps."""
 
     def __init__(self, graph: FlatStep):
         self._graph = graph
@@ -34,3 +34,16 @@ class EagerEngine:
         arrays = {name: torch.from_numpy(feed[name]) for name in self.inputs}
         inputs = tuple(arrays[name] for name in self._graph.signature)
         return [part.numpy() for part in self._graph(inputs, tuple(arrays[name] for name in self._graph.names))]
+
+
+class EagerAnswers:
+    """PyTorch as an engine of answers."""
+
+    inputs: Sequence[str] = ASKED
+
+    def __init__(self, graph: FlatStep):
+        self._ask = FlatAsk(graph)
+
+    @torch.inference_mode()
+    def run(self, feed: Mapping[str, Array]) -> list[Array]:
+        return [self._ask(*(torch.from_numpy(feed[name]) for name in self.inputs)).numpy()]

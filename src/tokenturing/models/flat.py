@@ -21,9 +21,10 @@ ROWS, FREE = 2, 3
 class FlatStep(nn.Module):
     """One step with flat inputs and outputs: (inputs ..., leaves of the state ...) -> (y, leaves ..., observed ...).
 
-    It holds a copy of the model, in evaluation mode. Two methods are used of a model that has them: `for_streaming()` gives that
-    copy, without what only training needs; `observe(inputs)` gives the inputs as a step takes them too, and arrays by name that
-    say what is in them. Of outputs that are a NamedTuple the first is y and the others are observed.
+    It holds a copy of the model, in evaluation mode. Three methods are used of a model that has them: `for_streaming()` gives
+    that copy, without what only training needs; `observe(inputs)` gives the inputs as a step takes them too, and arrays by name
+    that say what is in them; `ask(y, questions)`, of a model with so many `questions`, answers them from a step's y. Of outputs
+    that are a NamedTuple the first is y and the others are observed.
 
     Raises:
         OptionError: the model is none that streams.
@@ -44,9 +45,11 @@ class FlatStep(nn.Module):
         self.growing: frozenset[str] = self.model.growing
         self.like = self.model.initial_state(1)
         self.names = [name for name, _ in states.leaves(self.like)]
+        self.questions: int = getattr(self.model, "questions", 0) if hasattr(self.model, "ask") else 0
         self.observed: list[str] = []
         with torch.no_grad():
-            self.observed = list(self._step(example(self.signature), self.model.initial_state(ROWS))[2])
+            y, _, observed = self._step(example(self.signature), self.model.initial_state(ROWS))
+        self.output, self.observed = y, list(observed)
 
     def forward(self, inputs: tuple[Tensor, ...], leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         state = states.rebuild(self.like, dict(zip(self.names, leaves, strict=True)))
@@ -83,8 +86,21 @@ class FlatStep(nn.Module):
             "inputs": inputs,
             "state": self.names,
             "perceived": self.observed,
+            "questions": self.questions,
+            "output": list(self.output.shape[1:]),
             "notes": self.notes,
         }
+
+
+class FlatAsk(nn.Module):
+    """What a model answers: (y [B, ...] of one step, questions int64 [B, Q]) -> logits [B, Q, C]."""
+
+    def __init__(self, step: FlatStep):
+        super().__init__()
+        self.model = step.model
+
+    def forward(self, y: Tensor, questions: Tensor) -> Tensor:
+        return self.model.ask(y, questions)
 
 
 def streaming_notes(model: nn.Module) -> dict[str, Any]:

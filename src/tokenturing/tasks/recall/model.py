@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from tokenturing.checkpoint.hub import HubMixin
-from tokenturing.encoders.questions import QuestionEncoder
 from tokenturing.errors import OptionError, closest
 from tokenturing.models.contract import Input, RecurrentModel
 from tokenturing.registry import BASELINES, find_class
@@ -15,8 +14,8 @@ from tokenturing.tasks.recall.eyes.perception import FRAME_TOKENS, SOUND_FEATURE
 from tokenturing.tasks.recall.world.scenes import SIZE
 from tokenturing.tasks.recall.world.streams import RecallInput
 
-INPUT_TOKENS = FRAME_TOKENS + 2
-"""two of the frame, one of the sound, one of the question"""
+INPUT_TOKENS = FRAME_TOKENS + 1
+"""two of the frame, one of the sound"""
 
 
 class PerceivedInput(NamedTuple):
@@ -24,7 +23,6 @@ class PerceivedInput(NamedTuple):
 
     tokens: Tensor
     """[B, T, 3, D]"""
-    question: Tensor
     has_frame: Tensor
     has_sound: Tensor
 
@@ -47,7 +45,7 @@ def build_memory(kind: str, options: dict[str, Any]) -> RecurrentModel:
 
 
 class RecallModel(HubMixin):
-    """Perception, a memory and a head: frames, sound and questions in, answers out.
+    """Perception, a memory and a head: frames and sound in; questions can be asked of what comes out.
 
     Args:
         memory: class name of the recurrent model ("TokenTuringMachine", "LSTM", ...).
@@ -82,9 +80,8 @@ class RecallModel(HubMixin):
         self.memory = build_memory(memory, options)
         width = self.memory.width
         self.adapt = nn.Linear(perception, width)
-        self.question = QuestionEncoder(questions, width)
-        self.facts, self.answers = facts, answers
-        self.answer = AnswerHead(width, answers)
+        self.questions, self.facts, self.answers = questions, facts, answers
+        self.answer = AnswerHead(width, self.memory.output_tokens, questions, answers)
         self.fact = nn.Linear(self.memory.output_tokens * width, answers * facts) if facts else None
 
     def train(self, mode: bool = True) -> "RecallModel":
@@ -107,7 +104,6 @@ class RecallModel(HubMixin):
         return {
             "frames": Input((SIZE, SIZE), torch.float32),
             "sound": Input((SOUND_FEATURES,), torch.float32),
-            "question": Input((), torch.int64),
             "has_frame": Input((), torch.bool),
             "has_sound": Input((), torch.bool),
         }
@@ -129,23 +125,21 @@ class RecallModel(HubMixin):
 
     def perceive(self, inputs: RecallInput) -> PerceivedInput:
         """What the eyes and ears make of the inputs."""
-        return PerceivedInput(self.perception(inputs.frames, inputs.sound), inputs.question, inputs.has_frame, inputs.has_sound)
+        return PerceivedInput(self.perception(inputs.frames, inputs.sound), inputs.has_frame, inputs.has_sound)
 
     def tokens(self, inputs: RecallInput | PerceivedInput) -> tuple[Tensor, Tensor]:
         """Tokens [..., N, D] and their mask bool [..., N]."""
         if not isinstance(inputs, PerceivedInput):
             inputs = self.perceive(inputs)
         perceived = self.adapt(self.perception.salient(inputs.tokens))
-        asked, is_asked = self.question(inputs.question)
         seen = inputs.has_frame.unsqueeze(-1).expand(*inputs.has_frame.shape, FRAME_TOKENS)
-        mask = torch.cat([seen, inputs.has_sound.unsqueeze(-1), is_asked], dim=-1)
-        return torch.cat([perceived, asked], dim=-2), mask
+        mask = torch.cat([seen, inputs.has_sound.unsqueeze(-1)], dim=-1)
+        return perceived, mask
 
     def step(self, inputs: RecallInput | PerceivedInput, state: Any) -> tuple[Tensor, Any]:
-        """One step [B, ...] -> logits of the answer [B, C] and the next state."""
+        """One step [B, ...] -> the memory's output tokens y [B, R, D], of which `ask` answers, and the next state."""
         tokens, mask = self.tokens(inputs)
-        y, state = self.memory.step(tokens, state, token_mask=mask)
-        return self.read_off(y, inputs.question), state
+        return self.memory.step(tokens, state, token_mask=mask)
 
     def forward(
         self,
@@ -155,37 +149,13 @@ class RecallModel(HubMixin):
         active: Tensor | None = None,
         **options: Any,
     ) -> tuple[Tensor, Any]:
-        """T steps -> logits of the answers [B, T, C] and the state; options as in RecurrentModel.
-
-        Where nothing is asked the logits mean nothing.
-        """
-        y, state = self.remember(inputs, state, reset, active, **options)
-        return self.read_off(y, inputs.question), state
-
-    def remember(
-        self,
-        inputs: RecallInput | PerceivedInput,
-        state: Any = None,
-        reset: Tensor | None = None,
-        active: Tensor | None = None,
-        **options: Any,
-    ) -> tuple[Tensor, Any]:
-        """T steps -> the memory's output tokens y [B, T, R, D], of which any question can be asked, and the state."""
+        """T steps -> the memory's output tokens y [B, T, R, D] and the state; options as in RecurrentModel."""
         tokens, mask = self.tokens(inputs)
         return self.memory(tokens, state, reset, active, mask, **options)
 
-    def ask(self, inputs: PerceivedInput, state: Any, question: Tensor) -> Tensor:
-        """One question each, int64 [B], asked at one step of a fork of the state before it -> logits [B, C]."""
-        return self.step(inputs._replace(question=question), state)[0]
-
-    def read_off(self, y: Tensor, question: Tensor) -> Tensor:
-        """Output tokens [..., R, D] and one question each, int64 [...] (-1: none) -> logits [..., C]."""
-        return self.answer(y, self.question(question)[0]).squeeze(-2)
-
-    def every_answer(self, y: Tensor) -> Tensor:
-        """Output tokens [..., R, D] -> logits [..., questions, C]."""
-        table = self.question.table.weight
-        return self.answer(y, table.expand(*y.shape[:-2], *table.shape))
+    def ask(self, y: Tensor, questions: Tensor) -> Tensor:
+        """Output tokens [B, ..., R, D], questions about each step int64 [B, ..., Q] -> logits of the answers [B, ..., Q, C]."""
+        return self.answer(y, questions)
 
     def every_fact(self, y: Tensor) -> Tensor:
         """Output tokens [..., R, D] -> logits [..., facts, C]."""

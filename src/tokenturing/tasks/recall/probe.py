@@ -1,7 +1,7 @@
 """Accuracy of recall by kind of question and by delay, on held-out images and voices.
 
 Each stream has a busy beginning whose last event ends at one moment; then only background runs. At every delay each
-question is asked of a fork of the state, so that asking changes nothing for the questions after it.
+question is asked of what the step gave; the stream goes on as if nothing had been asked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenturing import state as states
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.figures import Figure
 from tokenturing.media.clock import STEP_SECONDS
@@ -21,7 +20,7 @@ from tokenturing.runtime import Runtime
 from tokenturing.tasks.contract import Report
 from tokenturing.tasks.recall.eyes.perception import Perception
 from tokenturing.tasks.recall.model import PerceivedInput, RecallModel
-from tokenturing.tasks.recall.session import ask_fork, check_inputs
+from tokenturing.tasks.recall.session import check_inputs
 from tokenturing.tasks.recall.voices.bank import SpeechBank
 from tokenturing.tasks.recall.world.plans import Planner, RecallConfig, Spoken, Stream
 from tokenturing.tasks.recall.world.questions import AGO, BOUND, DEPTH, HEARD, KINDS, NOTHING, Truth
@@ -130,7 +129,7 @@ class Probe:
         )
 
     def inputs(self, start: int, steps: int) -> RecallInput:
-        """What is seen and heard on steps start ... start + steps - 1, nothing asked."""
+        """What is seen and heard on steps start ... start + steps - 1."""
         rows = len(self.plans)
         starts = [start] * rows
         rng = np.random.default_rng([7, start])
@@ -138,7 +137,6 @@ class Probe:
         return RecallInput(
             self.renderer.frames(self.plans, starts, steps, rng),
             self.renderer.sound(self.plans, starts, steps),
-            torch.full((rows, steps), -1),
             present,
             present,
         )
@@ -210,18 +208,17 @@ def evaluate(
     }
     at, last = 0, max(due)
     for moment in sorted(due):
-        while at < moment:
-            steps = min(CHUNK, moment - at)
+        while at <= moment:
+            steps = min(CHUNK, moment + 1 - at)
             seen = Perceived(probe.inputs(at, steps))
             for run in runs.values():
                 run.advance(seen)
             at += steps
             if report:
                 report("evaluating", at, last + 1)
-        seen = Perceived(probe.inputs(at, 1))
-        questions = probe.questions(at)
+        questions = probe.questions(moment)
         for run in runs.values():
-            run.ask(seen, questions, due[moment])
+            run.ask(questions, due[moment])
     return {name: run.figures() for name, run in runs.items()}
 
 
@@ -251,18 +248,18 @@ class Run:
         self.count: dict[tuple[str, float], int] = {}
 
     def advance(self, seen: Perceived) -> None:
-        """Go on with nothing asked."""
+        """Go on by these steps."""
         raise NotImplementedError
 
-    def answer(self, seen: Perceived, rows: list[int], question: Tensor) -> Tensor:
-        """The answers of some rows to one question each, asked of a fork of their states at the first step."""
+    def answer(self, rows: list[int], question: Tensor) -> Tensor:
+        """The answers of some rows to one question each, as of the last step."""
         raise NotImplementedError
 
-    def ask(self, seen: Perceived, questions: list[tuple[int, list[int], Tensor, Tensor]], delay: float) -> None:
+    def ask(self, questions: list[tuple[int, list[int], Tensor, Tensor]], delay: float) -> None:
         """Ask each question."""
         for kind, rows, question, answers in questions:
             key = (KINDS[kind], delay)
-            self.right[key] = self.right.get(key, 0) + int((self.answer(seen, rows, question) == answers).sum())
+            self.right[key] = self.right.get(key, 0) + int((self.answer(rows, question) == answers).sum())
             self.count[key] = self.count.get(key, 0) + len(rows)
 
     def figures(self) -> list[Figure]:
@@ -278,11 +275,11 @@ class ModelRun(Run):
         self.model, self.state = model, model.initial_state(rows)
 
     def advance(self, seen: Perceived) -> None:
-        _, self.state = self.model.remember(seen.by(self.model), self.state)
+        y, self.state = self.model(seen.by(self.model), self.state)
+        self.y = y[:, -1]
 
-    def answer(self, seen: Perceived, rows: list[int], question: Tensor) -> Tensor:
-        here = PerceivedInput(*(part[rows, 0] for part in seen.by(self.model)))
-        return self.model.ask(here, states.take(self.state, rows), question).argmax(-1)
+    def answer(self, rows: list[int], question: Tensor) -> Tensor:
+        return self.model.ask(self.y[rows], question.unsqueeze(-1)).squeeze(-2).argmax(-1)
 
 
 class ExportedRun(Run):
@@ -295,8 +292,7 @@ class ExportedRun(Run):
 
     def advance(self, seen: Perceived) -> None:
         for step in range(seen.inputs.frames.shape[1]):
-            _, self.state = self.model.step([part[:, step].numpy() for part in seen.inputs], self.state)
+            self.y, self.state = self.model.step([part[:, step].numpy() for part in seen.inputs], self.state)
 
-    def answer(self, seen: Perceived, rows: list[int], question: Tensor) -> Tensor:
-        here = {name: part[:, 0].numpy() for name, part in seen.inputs._asdict().items()}
-        return torch.from_numpy(ask_fork(self.model, here, self.state, rows, question.numpy())).argmax(-1)
+    def answer(self, rows: list[int], question: Tensor) -> Tensor:
+        return torch.from_numpy(self.model.ask(self.y[rows], question.numpy()[:, None])).squeeze(-2).argmax(-1)

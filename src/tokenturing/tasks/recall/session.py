@@ -1,15 +1,14 @@
 """A model that watches a file or camera step by step, in constant memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from tokenturing.encoders.sound import SpeechEmbedding
 from tokenturing.errors import OptionError, choose
 from tokenturing.media.steps import MediaStep
-from tokenturing.runtime import Runtime, take
+from tokenturing.runtime import Runtime
 from tokenturing.tasks.contract import Answer, Event
 from tokenturing.tasks.recall.world.questions import ANSWERS, NOTHING, QUESTIONS
 from tokenturing.tasks.recall.world.streams import RecallInput
@@ -48,7 +47,7 @@ class Noticing:
 
 
 class RecallSession:
-    """Takes media step by step; questions are asked of a fork of the state, so that asking changes nothing.
+    """Takes media step by step; questions are asked of what the last step gave, so that asking changes nothing.
 
     Args:
         model: eyes, ears and memory on the runtime.
@@ -69,6 +68,8 @@ class RecallSession:
         self.state = model.initial_state(1)
         self.before = self.state
         """the state before the last step"""
+        self.y: np.ndarray | None = None
+        """what the last step gave"""
         self.inputs: dict[str, np.ndarray] = {}
         """of the last step"""
         self.perceived: dict[str, np.ndarray] = {}
@@ -80,12 +81,11 @@ class RecallSession:
         present = {"frames": step.frame, "sound": self._embed(step.sound)}
         self.inputs = {name: self._absent(name) if array is None else array[None] for name, array in present.items()}
         self.inputs |= {
-            "question": np.array([-1]),
             "has_frame": np.array([step.frame is not None]),
             "has_sound": np.array([step.sound is not None]),
         }
         self.before = self.state
-        _, self.state, self.perceived = self.model.step_and_perceive(self.inputs, self.state)
+        self.y, self.state, self.perceived = self.model.step_and_perceive(self.inputs, self.state)
         seen = self.eyes.advance(self.perceived["seen"][0]) if step.frame is not None else None
         heard = self.ears.advance(self.perceived["heard"][0]) if step.sound is not None else None
         return [event for event in (seen, heard) if event]
@@ -101,15 +101,15 @@ class RecallSession:
         return vector
 
     def ask(self, *questions: str) -> list[Answer]:
-        """The answers as of the last step taken, to each question alone; none before the first step.
+        """The answers as of the last step taken; none before the first step.
 
         Raises:
             OptionError: a question is none of `questions`.
         """
         indices = np.array([QUESTIONS.index(choose("question", question, QUESTIONS)) for question in questions])
-        if not self.inputs or not questions:
+        if self.y is None or not questions:
             return []
-        logits = ask_fork(self.model, self.inputs, self.before, [0] * len(questions), indices)
+        logits = self.model.ask(self.y, indices[None])[0]
         shares = np.exp(logits - logits.max(-1, keepdims=True))
         shares /= shares.sum(-1, keepdims=True)
         return [
@@ -122,11 +122,3 @@ def check_inputs(model: Runtime) -> None:
     """Raise an OptionError where a model is none of the recall task."""
     if set(model.inputs) != set(RecallInput._fields):
         raise OptionError(f"the model takes {', '.join(model.inputs)}: expected one of the recall task")
-
-
-def ask_fork(
-    model: Runtime, inputs: Mapping[str, np.ndarray], before: Any, rows: Sequence[int], questions: np.ndarray
-) -> np.ndarray:
-    """Logits [Q, C] of one question each, asked at a step of a fork of one of the rows."""
-    asked = {name: array[rows] for name, array in inputs.items()} | {"question": questions}
-    return model.step(asked, take(before, rows))[0]

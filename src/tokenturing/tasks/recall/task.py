@@ -19,19 +19,17 @@ from tokenturing.options import check_arguments, number
 from tokenturing.runtime import Runtime
 from tokenturing.tasks.contract import Batch, Report, Task, mean
 from tokenturing.tasks.recall.eyes.perception import Perception
-from tokenturing.tasks.recall.model import PerceivedInput, RecallModel, memory_class
+from tokenturing.tasks.recall.model import RecallModel, memory_class
 from tokenturing.tasks.recall.probe import ProbeOptions, evaluate
 from tokenturing.tasks.recall.session import RecallSession
 from tokenturing.tasks.recall.tokens import TokenRenderer, perceived
 from tokenturing.tasks.recall.voices.bank import SpeechBank, join_banks
 from tokenturing.tasks.recall.voices.choice import SpeechOptions, held_out_bank, training_banks, validation_bank
 from tokenturing.tasks.recall.world.plans import RecallConfig
-from tokenturing.tasks.recall.world.questions import ANSWERS, FACTS, KINDS, QUESTIONS, UNASKED, all_answers, kind_of
-from tokenturing.tasks.recall.world.streams import RecallInput, RecallStreams, RecallTargets
+from tokenturing.tasks.recall.world.questions import ANSWERS, FACTS, KINDS, QUESTIONS, UNASKED, ask_all, kind_of
+from tokenturing.tasks.recall.world.streams import RecallStreams, RecallTargets
 
 KIND_OF_QUESTION = torch.tensor([KINDS.index(kind_of(q)) for q in range(len(QUESTIONS))])
-EVERY = 3
-"""of so many steps one is asked every question: its neighbours know the same"""
 VALIDATION_ROWS, VALIDATION_STEPS, VALIDATION_SEED = 48, 64, 99
 DATA_SEED = 1
 """what the streams' seed is ahead of that of the weights"""
@@ -49,12 +47,10 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class LossOptions:
-    """Weights of the losses beside that of the answers asked for."""
+    """Weights of the losses beside that of the answers."""
 
     facts: float = number(0.5, 0)
-    """of the facts, read off the output at every step"""
-    every: float = number(0.5, 0)
-    """of the answers to every question, asked or not"""
+    """of the facts, read off the output at every step: they teach order early"""
 
 
 @dataclass(frozen=True)
@@ -102,12 +98,10 @@ class RecallOptions:
 class Losses(NamedTuple):
     """Mean cross-entropies of one batch."""
 
-    answer: Tensor
-    """of the answers asked for"""
+    answers: Tensor
+    """of the answers to all that can be asked at every step (`ask_all`)"""
     facts: Tensor
     """of the facts, read off the output tokens by a linear head"""
-    every: Tensor
-    """of the answers to every question, at some of the steps"""
 
 
 class Recall(Task):
@@ -175,13 +169,12 @@ class Recall(Task):
         return RecallStreams(rows, steps, bank, config, seed=seed, renderer=renderer)
 
     def losses(self, model: nn.Module, batch: Batch, state: Any) -> tuple[dict[str, Tensor], Any]:
-        """Of the answers asked for, of all facts, of every answer, and what the memory adds, such as the cost of its writes."""
+        """Of all answers, of all facts, and what the memory adds, such as the cost of its writes."""
         assert isinstance(model, RecallModel)
         terms: dict[str, Tensor] = {}
-        y, state = model.remember(perceived(batch.inputs, model.perception), state, batch.reset, terms=terms)
+        y, state = model(perceived(batch.inputs, model.perception), state, batch.reset, terms=terms)
         found = losses(model, y, batch)
-        weights = self.options.loss
-        total = found.answer + weights.facts * found.facts + weights.every * found.every + sum(terms.values())
+        total = found.answers + self.options.loss.facts * found.facts + sum(terms.values())
         return {"loss": total, **found._asdict(), **terms}, state
 
     def schedule(self, model: nn.Module, update: int) -> None:
@@ -223,14 +216,11 @@ class Recall(Task):
 
 def losses(model: RecallModel, y: Tensor, batch: Batch) -> Losses:
     """What a model's answers, read off its memory's output tokens y [B, T, R, D], cost."""
-    inputs: RecallInput = batch.inputs
     targets: RecallTargets = batch.targets
-    asked = inputs.question >= 0
-    at = slice(EVERY - 1, None, EVERY)
+    questions, answers = ask_all(targets.facts, targets.question, targets.answer)
     return Losses(
-        _mean_loss(model.read_off(y[asked], inputs.question[asked]), targets.answer[asked]),
+        _mean_loss(model.ask(y, questions), answers),
         _mean_loss(model.every_fact(y), targets.facts),
-        _mean_loss(model.every_answer(y[:, at]), all_answers(targets.facts[:, at])),
     )
 
 
@@ -246,12 +236,13 @@ def accuracy(model: RecallModel, batches: list[Batch]) -> dict[str, float]:
     right, count = np.zeros(len(KINDS)), np.zeros(len(KINDS))
     state = None
     for index, batch in enumerate(batches):
-        inputs: PerceivedInput = perceived(batch.inputs, model.perception)
-        logits, state = model(inputs, state, batch.reset)
+        y, state = model(perceived(batch.inputs, model.perception), state, batch.reset)
         if index < len(batches) // 4:
             continue
-        asked = inputs.question >= 0
-        kinds = KIND_OF_QUESTION[inputs.question[asked]].numpy()
-        np.add.at(right, kinds, (logits.argmax(-1) == batch.targets.answer)[asked].numpy())
+        question, answer = batch.targets.question, batch.targets.answer
+        asked = question >= 0
+        logits = model.ask(y[asked], question[asked].unsqueeze(-1)).squeeze(-2)
+        kinds = KIND_OF_QUESTION[question[asked]].numpy()
+        np.add.at(right, kinds, (logits.argmax(-1) == answer[asked]).numpy())
         np.add.at(count, kinds, 1)
     return {kind: float(r / c) for kind, r, c in zip(KINDS, right, count, strict=True) if c}

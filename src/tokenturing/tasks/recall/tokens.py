@@ -115,4 +115,4 @@ def perceived(inputs: RecallInput, perception: Perception) -> PerceivedInput:
     with torch.no_grad():
         tokens = torch.cat([inputs.frames, perception.sound(inputs.sound)], dim=-2)
     assert tokens.shape[-2] == FRAME_TOKENS + 1
-    return PerceivedInput(tokens, inputs.question, inputs.has_frame, inputs.has_sound)
+    return PerceivedInput(tokens, inputs.has_frame, inputs.has_sound)

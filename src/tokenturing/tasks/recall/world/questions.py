@@ -48,6 +48,8 @@ KINDS = [
 
 FACTS = 3 * DEPTH + 1
 """seen k-th last, heard k-th last, heard when the k-th last was seen, how long ago: what a full memory knows"""
+ASKED = 3 * DEPTH + 2
+"""questions of one moment in training (`ask_all`)"""
 
 
 def kind_of(question: int) -> str:
@@ -146,16 +148,31 @@ class Truth:
         return (BOUND + digit, answer) if answer is not None else self.draw_question(rng)
 
 
-def all_answers(facts: Tensor) -> Tensor:
-    """Facts int64 [..., FACTS] -> the answer to each question [..., questions], or UNASKED.
+def ask_all(facts: Tensor, question: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
+    """All there is to ask of a moment: 2 DEPTH orders, the time, what was heard with each digit seen lately, one of its own.
 
-    What was heard when x was seen is UNASKED too where x was never seen, after DEPTH sightings or more: the facts do not
-    tell that from a sighting too long ago.
+    The facts do not tell what was heard with a digit that was never seen from one seen too long ago: the moment's own question
+    teaches that.
+
+    Args:
+        facts: int64 [..., FACTS].
+        question: int64 [...], -1: none.
+        answer: int64 [...], to that question.
+
+    Returns:
+        ASKED questions and their answers, int64 [..., ASKED]; where there is nothing to ask, a question whose answer is UNASKED.
     """
     seen, bound = facts[..., :DEPTH], facts[..., 2 * DEPTH : 3 * DEPTH]
-    fewer = (seen == NOTHING).any(-1, keepdim=True)
-    found = torch.where(fewer, NOTHING, UNASKED).expand(*fewer.shape[:-1], 10)
-    digits = torch.arange(10)
-    for k in reversed(range(DEPTH)):
-        found = torch.where(seen[..., k, None] == digits, bound[..., k, None], found)
-    return torch.cat([facts[..., : 2 * DEPTH], found, facts[..., -1:]], dim=-1)
+    before = [(seen[..., :k] == seen[..., k, None]).any(-1) for k in range(DEPTH)]
+    lost = torch.stack(before, dim=-1) | (seen == NOTHING)
+    own = question >= BOUND
+    own &= question < AGO
+    fixed = torch.tensor([*range(BOUND), AGO]).expand(*question.shape, -1)
+    questions = [fixed, BOUND + seen.masked_fill(lost, 0), question.where(own, 0).unsqueeze(-1)]
+    answers = [
+        facts[..., : 2 * DEPTH],
+        facts[..., -1:],
+        bound.masked_fill(lost, UNASKED),
+        answer.where(own, UNASKED).unsqueeze(-1),
+    ]
+    return torch.cat(questions, dim=-1), torch.cat(answers, dim=-1)

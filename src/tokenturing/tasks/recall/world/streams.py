@@ -26,8 +26,6 @@ class RecallInput(NamedTuple):
     """[B, T, 32, 32] float32 in [0, 1] (or what another renderer makes of them)"""
     sound: Tensor
     """[B, T, 96] speech embedding"""
-    question: Tensor
-    """int64 [B, T], -1: none"""
     has_frame: Tensor
     """bool [B, T]"""
     has_sound: Tensor
@@ -37,8 +35,10 @@ class RecallInput(NamedTuple):
 class RecallTargets(NamedTuple):
     """What is true."""
 
+    question: Tensor
+    """int64 [B, T], drawn at random; -1: none"""
     answer: Tensor
-    """int64 [B, T], of the question; -1 where nothing is asked"""
+    """int64 [B, T], of that question; -1 where nothing is asked"""
     facts: Tensor
     """int64 [B, T, FACTS]"""
 
@@ -128,12 +128,11 @@ class RecallStreams:
                 RecallInput(
                     self.renderer.frames([plan], [start], steps, rng)[0],
                     self.renderer.sound([plan], [start], steps)[0],
-                    asked[:, 0],
                     torch.full((steps,), plan.has_frames),
                     torch.full((steps,), plan.has_sound),
                 )
             )
-            targets.append(RecallTargets(asked[:, 1], torch.from_numpy(plan.facts[start : start + steps])))
+            targets.append(RecallTargets(asked[:, 0], asked[:, 1], torch.from_numpy(plan.facts[start : start + steps])))
         return (
             RecallInput(*map(torch.cat, zip(*inputs, strict=True))),
             RecallTargets(*map(torch.cat, zip(*targets, strict=True))),
