@@ -1,62 +1,124 @@
-"""Fill the tables of results in README.md and docs/speed.md: `make results`.
+"""Fill the tables of results in README.md, docs/results.md and docs/speed.md, and draw their figures: `make results`.
 
-README.md has the figures noted in the shipped checkpoints, docs/speed.md what `tokenturing bench` wrote: docs/speed/NAME.json.
+README.md and docs/results.md have the figures noted in the shipped checkpoints, docs/speed.md what `tokenturing bench` wrote:
+docs/speed/NAME.json.
 
 A checkpoint's notes["figures"] are the rows of `tokenturing evaluate NAME --json FILE`. Rows of human voices have
-"voices": "human" besides; they make a second table.
+"voices": "human" besides; they make tables of their own.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
 
 import tokenturing as tt
 from tokenturing.bench.report import figures as bench_figures
 from tokenturing.bench.report import markdown
 from tokenturing.checkpoint import shipped
-from tokenturing.evaluate.figures import Figure, readable
+from tokenturing.evaluate.figures import Figure, pool, readable
+from tokenturing.evaluate.growth import Size, growth
+from tokenturing.media.clock import STEP_SECONDS
+from tokenturing.tasks.recall.model import INPUT_TOKENS, build_memory
+from tokenturing.tasks.recall.world.questions import KINDS
+from tokenturing.train.recipe import load_recipe
+from tokenturing.viz.style import MARKS, SERIES, figure
 
 README = Path(__file__).parents[1] / "README.md"
+RECIPES = Path(__file__).parents[1] / "recipes"
+RESULTS = Path(__file__).with_name("results.md")
 SPEED, MEASURED = Path(__file__).with_name("speed.md"), Path(__file__).with_name("speed")
 IMAGES = Path(__file__).with_name("images")
 START, END = "<!-- results:start -->\n", "<!-- results:end -->"
+MINUTE = round(60 / STEP_SECONDS)
+LENGTHS = (1.0, 10.0, 60.0, 600.0)
+"""seconds of a stream after which cost and size are drawn"""
 
 
-def figures() -> dict[str, tuple[int, list[Figure]]]:
-    """For each kind of memory its number of parameters and its rows."""
+class Measured(NamedTuple):
+    """What is known of one trained memory."""
+
+    parameters: int
+    minute: Size
+    """after a minute of a stream"""
+    seconds: float
+    """of training"""
+    figures: list[Figure]
+
+
+def figures() -> dict[str, Measured]:
+    """What is noted in the shipped checkpoints, by the memory's class name."""
     found = {}
     for name in shipped():
         model = tt.load(name)
         rows = model.notes.get("figures")
         if getattr(model, "task", None) == "recall" and rows:
             size = sum(p.numel() for p in model.memory.parameters())
-            found[model.config["memory"]] = (size, [Figure.from_json(row) for row in rows])
-    return found
+            (minute,) = growth(model.memory, INPUT_TOKENS, [MINUTE])
+            noted = [Figure.from_json(row) for row in rows]
+            found[model.config["memory"]] = Measured(size, minute, model.notes["seconds"], noted)
+    return dict(sorted(found.items(), key=lambda item: -_total(item[1].figures)))
 
 
-def render(found: dict[str, tuple[int, list[Figure]]]) -> str:
-    """The tables as Markdown."""
-    synthesised = _table(found, lambda row: row.where.get("voices") != "human")
-    human = _table(found, lambda row: row.where.get("voices") == "human" and row.kind.startswith("heard"))
-    if not human:
-        return synthesised or "No checkpoint has figures yet.\n"
-    return f"{synthesised}\nThe questions about hearing, for a human speaker that no model was trained on:\n\n{human}"
+def synthesised(row: Figure) -> bool:
+    """Whether a row is of synthesised voices."""
+    return row.where.get("voices") != "human"
 
 
-def _table(found: dict[str, tuple[int, list[Figure]]], belongs: Callable[[Figure], bool]) -> str:
-    chosen = {name: (size, list(filter(belongs, rows))) for name, (size, rows) in found.items()}
-    delays = sorted({row.where["delay"] for _, rows in chosen.values() for row in rows})
+def human(row: Figure) -> bool:
+    """Whether a row is about hearing a human speaker."""
+    return row.where.get("voices") == "human" and row.kind.startswith("heard")
+
+
+def render(found: dict[str, Measured]) -> str:
+    """The tables of README.md as Markdown."""
+    first, second = _table(found, synthesised), _table(found, human, costs=False)
+    if not second:
+        return first or "No checkpoint has figures yet.\n"
+    return f"{first}\nThe questions about hearing, for a human speaker that no model was trained on:\n\n{second}"
+
+
+def _table(found: dict[str, Measured], belongs: Callable[[Figure], bool], costs: bool = True) -> str:
+    chosen = {name: list(filter(belongs, one.figures)) for name, one in found.items()}
+    delays = sorted({row.where["delay"] for rows in chosen.values() for row in rows})
     if not delays:
         return ""
-    heads = ["memory", "parameters", *map(_time, delays)]
+    heads = ["memory", *(["parameters", "multiply-adds", "state", "training"] if costs else []), *map(_time, delays)]
     lines = [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
-    for name, (size, rows) in sorted(chosen.items(), key=lambda item: -_total(item[1][1])):
+    for name, rows in chosen.items():
+        title = f"**{readable(name)}**" if name == "TokenTuringMachine" else readable(name)
         cells = [_cell(row.value for row in rows if row.where["delay"] == delay) for delay in delays]
-        lines.append(
-            _line([f"**{readable(name)}**" if name == "TokenTuringMachine" else readable(name), f"{size / 1000:.0f} k", *cells])
-        )
+        lines.append(_line([title, *(_costs(found[name]) if costs else []), *cells]))
     return "\n".join(lines) + "\n"
+
+
+def _costs(one: Measured) -> list[str]:
+    return [
+        f"{one.parameters / 1e3:.0f} k",
+        f"{one.minute.multiply_adds / 1e6:.2g} M",
+        f"{one.minute.nbytes / 1e3:.2g} kB" if one.minute.nbytes else "none",
+        f"{one.seconds:,.0f} s",
+    ]
+
+
+def render_all(found: dict[str, Measured]) -> str:
+    """Every kind of question at every delay, for docs/results.md."""
+    parts = []
+    for voices, belongs in (("synthesised test voices", synthesised), ("a human speaker nobody was trained on", human)):
+        for name, one in found.items():
+            rows = list(filter(belongs, one.figures))
+            delays = sorted({row.where["delay"] for row in rows})
+            kinds = [kind for kind in KINDS if any(row.kind == kind for row in rows)]
+            if not rows:
+                continue
+            lines = [_line(["question", "n", *map(_time, delays)]), _line(["---", *["---:"] * (len(delays) + 1)])]
+            for kind in kinds:
+                here = {row.where["delay"]: row for row in rows if row.kind == kind}
+                cells = [f"{here[d].value:.2f} ({here[d].low:.2f} to {here[d].high:.2f})" for d in delays]
+                lines.append(_line([kind, str(here[delays[0]].count), *cells]))
+            parts.append(f"### {readable(name)}, {voices}\n\n" + "\n".join(lines) + "\n")
+    return "\n".join(parts)
 
 
 def _total(rows: list[Figure]) -> float:
@@ -72,8 +134,73 @@ def _cell(shares: Iterable[float]) -> str:
     return f"{mean(listed):.2f} / {min(listed):.2f}" if listed else "–"
 
 
-def _line(cells: list[str]) -> str:
+def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def draw(found: dict[str, Measured]) -> None:
+    """Share right by delay and by depth, and what a step and a state cost by the length of the stream."""
+    delays = sorted({row.where["delay"] for one in found.values() for row in filter(synthesised, one.figures)})
+    with figure(10.5, 3.6) as drawn:
+        row = drawn.subplots(1, 3, sharey=True)
+        for axes, sense in zip(row, ("all questions", "seen k-th last, 5 s", "heard k-th last, 5 s"), strict=True):
+            axes.set_title(sense)
+            axes.set_ylim(0, 1.03)
+            axes.grid(True, axis="y")
+        for index, (name, one) in enumerate(found.items()):
+            style = _style(index, readable(name))
+            rows = list(filter(synthesised, one.figures))
+            shares = [pool(row for row in rows if row.where["delay"] == delay) for delay in delays]
+            row[0].plot(range(len(delays)), [share.value if share else None for share in shares], **style)
+            for axes, sense in zip(row[1:], ("seen", "heard"), strict=True):
+                by_kind = {row.kind: row.value for row in rows if row.where["delay"] == 5.0}
+                axes.plot(range(1, 5), [by_kind.get(f"{sense}-{k}") for k in range(1, 5)], **style)
+        row[0].set_xticks(range(len(delays)), [_time(delay) for delay in delays])
+        row[0].set_xlabel("since the last event")
+        row[0].set_ylabel("share right")
+        for axes in row[1:]:
+            axes.set_xticks(range(1, 5))
+            axes.set_xlabel("k")
+        handles, labels = row[0].get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 7))
+        drawn.savefig(IMAGES / "results-shares.png", dpi=130)
+    _draw_costs()
+
+
+def _draw_costs() -> None:
+    """Of every memory that has a recipe: what a step costs does not depend on the weights."""
+    with figure(10.5, 4.2) as drawn:
+        cost, size = drawn.subplots(1, 2)
+        for index, path in enumerate(sorted(RECIPES.glob("recall*.toml"))):
+            recipe = load_recipe(path).options.model
+            memory = build_memory(recipe.memory, recipe.options)
+            sizes = growth(memory, INPUT_TOKENS, [round(length / STEP_SECONDS) for length in LENGTHS])
+            style = _style(index, readable(recipe.memory))
+            cost.plot(LENGTHS, [one.multiply_adds / 1e6 for one in sizes], **style)
+            size.plot(LENGTHS, [one.nbytes / 1e3 for one in sizes], **style)
+        cost.set_yscale("log")
+        size.set_yscale("symlog", linthresh=0.1)  # one has no state at all
+        for axes, title in ((cost, "multiply-adds a step, in millions"), (size, "state of one stream, in kB")):
+            axes.set_xscale("log")
+            axes.set_xticks(LENGTHS, [_time(length) for length in LENGTHS])
+            axes.minorticks_off()
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.set_xlabel("length of the stream so far")
+            axes.set_title(title)
+            axes.grid(True)
+        handles, labels = cost.get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside lower center", ncols=5)
+        drawn.savefig(IMAGES / "results-costs.png", dpi=130)
+
+
+def _style(index: int, label: str) -> dict[str, object]:
+    return {
+        "color": SERIES[index % len(SERIES)],
+        "marker": MARKS[index % len(MARKS)],
+        "markersize": 4.5,
+        "linestyle": "-" if index < len(SERIES) else "--",
+        "label": label,
+    }
 
 
 def filled(text: str, table: str, start: str = START, end: str = END) -> str:
@@ -92,9 +219,12 @@ def speed_page(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text(encoding="utf-8"), render(figures())), encoding="utf-8")
+    measured = figures()
+    README.write_text(filled(README.read_text(encoding="utf-8"), render(measured)), encoding="utf-8")
+    RESULTS.write_text(filled(RESULTS.read_text(encoding="utf-8"), render_all(measured)), encoding="utf-8")
+    draw(measured)
     SPEED.write_text(speed_page(SPEED.read_text(encoding="utf-8")), encoding="utf-8")
     for file in sorted(MEASURED.glob("*.json")):
         for made in bench_figures(json.loads(file.read_text(encoding="utf-8")), IMAGES):
             made.replace(IMAGES / f"{made.stem}-{file.stem}.png")
-    print(f"filled the tables of results in {README.name} and {SPEED.name}, and drew the figures")
+    print(f"filled the tables of results in {README.name}, {RESULTS.name} and {SPEED.name}, and drew the figures")

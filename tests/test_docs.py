@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from tokenturing.evaluate.figures import Figure
+from tokenturing.evaluate.growth import Size
 from tokenturing.media.clock import STEP_SECONDS
 from tokenturing.tasks.recall.world.plans import RecallConfig
 from tokenturing.tasks.recall.world.questions import AGO_BORDERS, DEPTH, FACTS
@@ -139,7 +140,10 @@ def holds_something(folder: Path) -> bool:
 def test_table_of_results_is_what_the_checkpoints_say():
     made = results()
     text = README.read_text(encoding="utf-8")
-    assert made.filled(text, made.render(made.figures())) == text, "fill it in with: make results"
+    measured = made.figures()
+    assert made.filled(text, made.render(measured)) == text, "fill it in with: make results"
+    page = made.RESULTS.read_text(encoding="utf-8")
+    assert made.filled(page, made.render_all(measured)) == page, "fill it in with: make results"
 
 
 def test_tables_of_speed_are_what_was_measured():
@@ -155,14 +159,17 @@ def test_table_has_mean_and_worst_kind():
         Figure(kind, accuracy, 0.0, 1.0, 64, where={"delay": delay})
         for kind, delay, accuracy in [("seen-1", 5.0, 1.0), ("heard-1", 5.0, 0.9), ("heard-1", 600.0, 0.8)]
     ]
-    table = made.render({"LSTM": (72_400, rows)})
-    assert table.splitlines()[0] == "| memory | parameters | 5 s | 10 min |"
-    assert table.splitlines()[2] == "| LSTM | 72 k | 0.95 / 0.90 | 0.80 / 0.80 |"
-    human = made.render(
-        {"LSTM": (72_400, [*rows, Figure("heard-1", 0.7, 0.0, 1.0, 64, where={"delay": 5.0, "voices": "human"})])}
-    )
+    lstm = made.Measured(72_400, Size(750, 1_234_000, 5_120), 1076, rows)
+    table = made.render({"LSTM": lstm})
+    assert table.splitlines()[0] == "| memory | parameters | multiply-adds | state | training | 5 s | 10 min |"
+    assert table.splitlines()[2] == "| LSTM | 72 k | 1.2 M | 5.1 kB | 1,076 s | 0.95 / 0.90 | 0.80 / 0.80 |"
+    rows.append(Figure("heard-1", 0.7, 0.5, 0.8, 64, where={"delay": 5.0, "voices": "human"}))
+    human = made.render({"LSTM": lstm})
     assert human.startswith(table)
-    assert human.endswith("| LSTM | 72 k | 0.70 / 0.70 |\n")
+    assert human.endswith("| LSTM | 0.70 / 0.70 |\n")
+    every = made.render_all({"LSTM": lstm})
+    assert "### LSTM, synthesised" in every
+    assert "| heard-1 | 64 | 0.70 (0.50 to 0.80) |" in every
 
 
 def test_rules_of_recall_are_those_of_the_code():

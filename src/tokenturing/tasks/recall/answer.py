@@ -41,6 +41,9 @@ class AnswerHead(nn.Module):
         self.rounds = nn.ModuleList(Round(width, heads, hidden or 2 * width) for _ in range(rounds))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, answers)
+        # Places of the size of the content drown it: with those of PyTorch's default nothing was written in 500 updates.
+        nn.init.normal_(self.place.weight, std=0.02)
+        nn.init.normal_(self.question.weight, std=0.3)
 
     def forward(self, y: Tensor, questions: Tensor) -> Tensor:
         """y [B, ..., R, D], questions int64 [B, ..., Q] -> logits [B, ..., Q, C]"""
