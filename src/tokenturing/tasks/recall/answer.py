@@ -1,5 +1,6 @@
 """The head that answers: a question looks its answer up in a recurrent model's output tokens."""
 
+import torch
 from torch import Tensor, nn
 
 from tokenturing.layers.attention import Attention
@@ -42,8 +43,9 @@ class AnswerHead(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, answers)
         # Places of the size of the content drown it: with those of PyTorch's default nothing was written in 500 updates.
-        nn.init.normal_(self.place.weight, std=0.02)
-        nn.init.normal_(self.question.weight, std=0.3)
+        with torch.no_grad():
+            self.place.weight.mul_(0.02)
+            self.question.weight.mul_(0.3)
 
     def forward(self, y: Tensor, questions: Tensor) -> Tensor:
         """y [B, ..., R, D], questions int64 [B, ..., Q] -> logits [B, ..., Q, C]"""
