@@ -77,6 +77,16 @@ def watched(checkpoint: Path, path: Path) -> tuple[RecallSession, list]:
         return session, [event for step in media for event in session.take(step)]
 
 
+@pytest.fixture(scope="module")
+def without_digits(checkpoint: Path, media: Path) -> tuple[RecallSession, list]:
+    return watched(checkpoint, media / "clouds.mp4")
+
+
+@pytest.fixture(scope="module")
+def with_digits(checkpoint: Path, media: Path) -> tuple[RecallSession, list]:
+    return watched(checkpoint, media / "digits.mp4")
+
+
 def named_by_the_model(session: RecallSession) -> list[str]:
     """Its own answers to all questions."""
     logits = session.model.ask(session.y, np.arange(len(QUESTIONS))[None])[0]
@@ -93,8 +103,8 @@ def shown(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[list[
 # --- what is answered
 
 
-def test_a_film_without_digits_is_answered_nothing_yet(checkpoint: Path, media: Path) -> None:
-    session, events = watched(checkpoint, media / "clouds.mp4")
+def test_a_film_without_digits_is_answered_nothing_yet(without_digits: tuple[RecallSession, list]) -> None:
+    session, events = without_digits
     assert not events
     answers = session.ask(*QUESTIONS)
     assert [answer.question for answer in answers] == QUESTIONS
@@ -102,8 +112,8 @@ def test_a_film_without_digits_is_answered_nothing_yet(checkpoint: Path, media: 
     assert set(named_by_the_model(session)) - {NOTHING_YET}, "the control: the model itself would name something"
 
 
-def test_confidence_says_how_near_a_digit_came(checkpoint: Path, media: Path) -> None:
-    session, _ = watched(checkpoint, media / "clouds.mp4")
+def test_confidence_says_how_near_a_digit_came(without_digits: tuple[RecallSession, list]) -> None:
+    session, _ = without_digits
     eyes, ears = session.eyes.surest, session.ears.surest
     assert 0.1 < eyes < SURE, "a film that leaves no doubt shows nothing"
     assert 0 < ears < eyes
@@ -113,8 +123,8 @@ def test_confidence_says_how_near_a_digit_came(checkpoint: Path, media: Path) ->
     assert not confidence
 
 
-def test_what_was_noticed_is_asked_of_the_model(checkpoint: Path, media: Path) -> None:
-    session, events = watched(checkpoint, media / "digits.mp4")
+def test_what_was_noticed_is_asked_of_the_model(with_digits: tuple[RecallSession, list]) -> None:
+    session, events = with_digits
     assert {event.sense for event in events} == {"sees", "hears"}
     answers = [answer.answer for answer in session.ask(*QUESTIONS)]
     assert answers == named_by_the_model(session)
@@ -136,9 +146,9 @@ def test_of_one_sense_only_its_own_questions_reach_the_model(sense: str, checkpo
             assert answers[question][1:] == (NOTHING_YET, 1.0), "what has no pictures, or no sound, is certain"
 
 
-def test_questions_are_answered_in_their_order(checkpoint: Path, media: Path) -> None:
-    session, _ = watched(checkpoint, media / "digits.mp4")
-    session.ears = Noticing("hears")
+def test_questions_are_answered_in_their_order(with_digits: tuple[RecallSession, list], monkeypatch: pytest.MonkeyPatch) -> None:
+    session, _ = with_digits
+    monkeypatch.setattr(session, "ears", Noticing("hears"))
     asked = ("heard 1 last", "seen 1 last", "heard 2 last", "seen 1 last", "how long ago seen")
     answers = session.ask(*asked)
     assert tuple(answer.question for answer in answers) == asked
@@ -146,8 +156,8 @@ def test_questions_are_answered_in_their_order(checkpoint: Path, media: Path) ->
     assert [answer.answer == NOTHING_YET and answer.confidence == 1 for answer in answers] == [True, False, True, False, False]
 
 
-def test_names_of_questions_are_checked_though_nothing_was_noticed(checkpoint: Path, media: Path) -> None:
-    session, _ = watched(checkpoint, media / "noise.wav")
+def test_names_of_questions_are_checked_though_nothing_was_noticed(without_digits: tuple[RecallSession, list]) -> None:
+    session, _ = without_digits
     with pytest.raises(tt.errors.OptionError, match="did you mean 'seen 1 last'"):
         session.ask("sen 1 last")
     fresh = RecallSession(session.model, hears=False)
@@ -156,12 +166,11 @@ def test_names_of_questions_are_checked_though_nothing_was_noticed(checkpoint: P
         fresh.ask("sen 1 last")
 
 
-def test_asking_changes_nothing(checkpoint: Path, media: Path) -> None:
-    model = eager(tt.load(checkpoint))
+def test_asking_changes_nothing(checkpoint: Path, media: Path, with_digits: tuple[RecallSession, list]) -> None:
+    quiet, _ = with_digits
+    asked = RecallSession(eager(tt.load(checkpoint)), hears=True)
     with open_media(media / "digits.mp4") as steps:
-        quiet, asked = (RecallSession(model, hears=True) for _ in range(2))
         for step in steps:
-            quiet.take(step)
             asked.take(step)
             answers = asked.ask("seen 1 last", "how long ago seen")
     assert [answer.question for answer in answers] == ["seen 1 last", "how long ago seen"]
