@@ -1,4 +1,4 @@
-"""The command line as people use it: help, errors of one line, training that survives kill -9, figures, streams."""
+"""The command line as people use it: help, errors of one line, training that survives kill -9, figures."""
 
 import json
 import subprocess
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import fails
 from recall_files import tiny_bank, tiny_recipe
 from safetensors.torch import load_file
 
@@ -45,17 +46,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = RecallModel("TokenTuringMachine", OPTIONS, len(QUESTIONS), len(ANSWERS), FACTS, perception=16)
     tt.save(model, folder, notes={"human_speakers": ["jackson"], "seconds": 3})
     return folder
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line that a command that cannot be run prints."""
-    with pytest.raises(SystemExit) as stopped:
-        cli.main([str(argument) for argument in arguments])
-    assert stopped.value.code == 2
-    line = capsys.readouterr().err.strip()
-    assert line.startswith("tokenturing: ")
-    assert "\n" not in line
-    return line
 
 
 # --- help and errors
@@ -95,13 +85,10 @@ def test_what_is_missing_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "inspect --writes needs" in fails(capsys, "inspect", "--writes")
 
 
-def test_wrong_values_are_one_line(checkpoint: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_values_are_one_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--delays" in fails(capsys, "evaluate", checkpoint, "--delays", "soon")
     assert "expected seconds above 0" in fails(capsys, "evaluate", checkpoint, "--delays", "-1")
     assert "is not a folder" in fails(capsys, "evaluate", checkpoint, "--speech", tmp_path / "x")
-    ask = ("stream", checkpoint, video, "--ask")
-    assert "SECONDS QUESTION" in fails(capsys, *ask, "seen 2 last")
-    assert "did you mean 'seen 2 last'" in fails(capsys, *ask, "1.0 sen 2 last")
 
 
 def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,102 +303,3 @@ def test_an_export_is_evaluated_like_its_checkpoint(checkpoint: Path, bank: Path
     tt_only = export_onnx(tt.TokenTuringMachine(16, 4, 2, 1, 2), tmp_path / "bare")
     with pytest.raises(OptionError, match="expected one of the recall task"):
         evaluate({"bare": tt.runtime.load(tt_only)}, tiny_bank(), (0.5,), rows=2)
-
-
-# --- stream
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tokenturing.media.writer import write_video
-
-    rng = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("media") / "clip.mp4"
-    write_video(path, rng.random((40, 32, 32)), 0.1 * rng.standard_normal(40 * 1280))
-    return path
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_stream_answers_about_a_video(checkpoint: Path, video: Path, tmp_path: Path) -> None:
-    file = tmp_path / "answers.jsonl"
-    cli.main(["stream", str(checkpoint), str(video), "--jsonl", str(file), "--every", "1"])
-    answers = [line for line in lines(file) if "question" in line]
-    during, after = ([a for a in answers if a["final"] == final] for final in (False, True))
-    assert [round(answer["time"], 1) for answer in during] == [1.0, 2.0, 3.0]
-    assert [answer["question"] for answer in after] == QUESTIONS
-    assert all(answer["answer"] in ANSWERS and 0 <= answer["confidence"] <= 1 for answer in answers)
-
-
-def test_stream_of_an_export_and_of_what_cannot_be_exported(
-    checkpoint: Path,
-    video: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    cli.main(["export", str(checkpoint), "--out", str(tmp_path / "exported")])
-    found = []
-    for number, given in enumerate((checkpoint, tmp_path / "exported")):
-        file = tmp_path / f"{number}.jsonl"
-        cli.main(["stream", str(given), str(video), "--jsonl", str(file)])
-        found.append(lines(file))
-    assert found[0] == found[1]
-    assert found[0]
-    assert "PyTorch" not in capsys.readouterr().err
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setenv("TOKENTURING_CACHE", str(tmp_path / "cache"))
-    cli.main(["stream", str(checkpoint), str(video), "--jsonl", str(tmp_path / "eager.jsonl")])
-    assert "on PyTorch" in capsys.readouterr().err
-    assert [line.get("answer") for line in lines(tmp_path / "eager.jsonl")] == [line.get("answer") for line in found[0]]
-
-
-def test_stream_asks_what_it_is_told_to(
-    checkpoint: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "answers.jsonl"
-    asked = ["--ask", "1.6 seen 2 last", "--ask", "0.5 heard 1 last", "99 how long ago seen"]
-    cli.main(["stream", str(checkpoint), str(video), "--jsonl", str(file), *asked])
-    answers = [line for line in lines(file) if "question" in line and not line["final"]]
-    assert [(answer["time"], answer["question"]) for answer in answers] == [
-        (0.48, "heard 1 last"),
-        (1.6, "seen 2 last"),
-    ]
-    assert "not asked" in capsys.readouterr().err
-
-
-def test_asking_changes_nothing(checkpoint: Path, video: Path) -> None:
-    from tokenturing.media.steps import open_media
-    from tokenturing.tasks.recall.task import Recall
-
-    model = tt.load(checkpoint)
-    with open_media(video) as media:
-        quiet, asked = (Recall().session(model, media) for _ in range(2))
-        for step in media:
-            quiet.take(step)
-            asked.take(step)
-            answers = asked.ask("seen 1 last", "how long ago seen")
-    assert [answer.question for answer in answers] == ["seen 1 last", "how long ago seen"]
-    assert all(np.array_equal(a, b) for a, b in zip(quiet.state, asked.state, strict=True))
-
-
-def test_stream_of_sound_alone_and_of_a_broken_file(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import soundfile
-
-    soundfile.write(tmp_path / "hum.wav", 0.1 * np.sin(np.arange(96_000) / 30)[:, None].repeat(2, 1), 48_000)
-    cli.main(["stream", str(checkpoint), str(tmp_path / "hum.wav"), "--every", "0"])
-    assert "sound, 2.0 s" in capsys.readouterr().out
-    (tmp_path / "broken.mp4").write_bytes(b"\0" * 1000)
-    assert "broken.mp4" in fails(capsys, "stream", checkpoint, tmp_path / "broken.mp4")
-
-
-def test_a_digit_is_noticed_once() -> None:
-    from tokenturing.tasks.recall.session import Noticing
-
-    eyes = Noticing("sees")
-    sure = np.eye(11) * 0.9 + 0.01
-    stream = [10, 3, 3, 3, 10, 3, 3, 10, 10, 10, 10, 3, 3, 5, 10]
-    noticed = [eyes.advance(sure[digit]) for digit in stream]
-    assert [step for step, notice in enumerate(noticed) if notice] == [2, 12]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 EVERY = 2.0
 ROUNDING = 1e-6
+WIDTH = 80
+"""columns of what is said in sentences"""
 
 
 class Due(NamedTuple):
@@ -34,11 +37,13 @@ def stream(
     ask: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], argument('"TIME QUESTION"')] = (),
     every: Annotated[float | None, argument("SECONDS", hint="(default: 2, or 0 with --ask)")] = None,
     jsonl: Annotated[str, argument("FILE")] = "",
+    all_answers: Annotated[bool, argument("", name="all")] = False,
 ) -> None:
     """Let a model watch a video, a sound file or a camera, and answer questions about it.
 
-    Each line is what it notices or answers; at the end every question is asked once. What can be asked depends on the model's
-    task. Of recall: "seen 2 last", "heard 1 last" (1 to 4), "heard before 7 was seen" (0 to 9), "how long ago seen".
+    Each line is what it notices or answers; at the end every question is asked once, and what there is to say is printed. What
+    can be asked depends on the model's task. Of recall: "seen 2 last", "heard 1 last" (1 to 4), "heard before 7 was seen" (0 to
+    9), "how long ago seen".
 
     Args:
         checkpoint: the model: a folder, that of an export, or the name of a shipped one, such as recall-ttm.
@@ -46,8 +51,9 @@ def stream(
         ask: a question and the second at which to ask it, such as --ask "12.0 seen 2 last"
         every: ask a few questions in turn, one every so many seconds; 0: never.
         jsonl: write everything to this file as well, one JSON object a line.
+        all_answers: at the end print the answers "nothing yet" too, one a line.
     """
-    from tokenturing.cli.common import load_runtime
+    from tokenturing.cli.common import display_names, load_runtime
     from tokenturing.media.steps import open_media
     from tokenturing.train.recipe import task_of
 
@@ -64,7 +70,10 @@ def stream(
             choose("question", due.question, session.questions)
         file = stack.enter_context(_open_lines(jsonl)) if jsonl else None
         _announce(source, media)
-        _watch(media, session, Schedule(asked, seconds, session.rotation), Output(file))
+        if knows := getattr(session, "knows", ""):
+            name = display_names([checkpoint])[0] or checkpoint
+            print(textwrap.fill(f"{name} knows {knows}", WIDTH, break_on_hyphens=False), flush=True)
+        _watch(media, session, Schedule(asked, seconds, session.rotation), Output(file, all_answers))
 
 
 def parse_questions(texts: Sequence[str]) -> list[Due]:
@@ -124,7 +133,7 @@ def _watch(media: "Media", session: "Session", schedule: Schedule, output: "Outp
     except KeyboardInterrupt:
         interrupted = media.duration is not None  # a camera has no other end
     print(f"\nat the end, after {seconds:.1f} s:")
-    output.answers(seconds, session.ask(*session.questions), final=True)
+    output.summary(seconds, session.ask(*session.questions))
     for late in schedule.waiting:
         print(f"not asked, since it was over by {late.time:g} s: {late.question}", file=sys.stderr)
     if interrupted:
@@ -146,34 +155,70 @@ def _steps(media: "Media", session: "Session", output: "Output") -> Iterator[flo
 
 
 class Output:
-    """Lines for people and, if there is a file, JSON lines for programs."""
+    """Lines for people and, if there is a file, JSON lines for programs.
 
-    def __init__(self, file: IO[str] | None):
-        self.file = file
+    Args:
+        file: for the JSON lines.
+        all_answers: whether the summary has a line for each question whose answer is "nothing yet".
+    """
+
+    def __init__(self, file: IO[str] | None, all_answers: bool = False):
+        self.file, self.all_answers, self.noticed = file, all_answers, 0
 
     def event(self, time: float, event: "Event") -> None:
         """Something was noticed."""
+        self.noticed += 1
         print(f"{_clock(time)}  ({event.sense} {event.what})", flush=True)
         self._write({"time": round(time, 2), "event": event.sense, "what": event.what, "confidence": round(event.confidence, 4)})
 
-    def answers(self, time: float, answers: Sequence["Answer"], final: bool = False) -> None:
+    def answers(self, time: float, answers: Sequence["Answer"]) -> None:
         """Questions were answered."""
         for answer in answers:
             print(f"{_clock(time)}  {answer.question}? {answer.answer} ({answer.confidence:.0%})", flush=True)
-            self._write(
-                {
-                    "time": round(time, 2),
-                    "question": answer.question,
-                    "answer": answer.answer,
-                    "confidence": round(answer.confidence, 4),
-                    "final": final,
-                }
-            )
+            self._write_answer(time, answer, final=False)
+
+    def summary(self, time: float, answers: Sequence["Answer"]) -> None:
+        """Every question was answered at the end: all go to the file, and to people those with something to say."""
+        from tokenturing.tasks.contract import NOTHING_YET
+
+        for answer in answers:
+            self._write_answer(time, answer, final=True)
+        empty = [answer.question for answer in answers if answer.answer == NOTHING_YET]
+        for answer in answers:
+            if self.all_answers or answer.answer != NOTHING_YET:
+                print(f"{_clock(time)}  {answer.question}? {answer.answer} ({answer.confidence:.0%})")
+        if len(empty) == len(answers) and not self.noticed:
+            hint = "" if self.all_answers else " (--all prints them)"
+            print(f'nothing was recognised: all {len(answers)} answers are "{NOTHING_YET}"{hint}')
+        elif empty and not self.all_answers:
+            print(in_one_line(f"{NOTHING_YET}: ", empty))
+
+    def _write_answer(self, time: float, answer: "Answer", final: bool) -> None:
+        self._write(
+            {
+                "time": round(time, 2),
+                "question": answer.question,
+                "answer": answer.answer,
+                "confidence": round(answer.confidence, 4),
+                "final": final,
+            }
+        )
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.file is not None:
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
+
+
+def in_one_line(head: str, questions: Sequence[str]) -> str:
+    """As many questions as fit into WIDTH, and how many more there are."""
+    for shown in range(len(questions), 0, -1):
+        more = len(questions) - shown
+        tail = f" ... ({more} more question{'s' * (more > 1)}; --all prints them)" if more else ""
+        line = head + ", ".join(questions[:shown]) + tail
+        if len(line) <= WIDTH:
+            return line
+    return f"{head}{len(questions)} question{'s' * (len(questions) > 1)} (--all prints them)"
 
 
 def _clock(seconds: float) -> str:

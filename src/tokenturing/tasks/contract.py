@@ -54,6 +54,10 @@ class Event(NamedTuple):
     """0 to 1"""
 
 
+NOTHING_YET = "nothing yet"
+"""the answer where nothing was noticed that there is to say; `tokenturing stream` sums these up"""
+
+
 class Answer(NamedTuple):
     """What a session says to a question."""
 
@@ -70,6 +74,8 @@ class Session(Protocol):
     """all that can be asked"""
     rotation: Sequence[str]
     """those worth asking now and then"""
+    knows: str = ""
+    """what it recognises and when it takes note of it, to be read after "NAME knows"; may be left out"""
 
     def take(self, step: MediaStep) -> list[Event]:
         """Go on by one step -> what is noticed in it."""

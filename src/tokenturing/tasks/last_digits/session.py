@@ -8,7 +8,7 @@ import numpy as np
 from tokenturing.errors import choose
 from tokenturing.media.steps import MediaStep
 from tokenturing.runtime import Runtime
-from tokenturing.tasks.contract import Answer, Event
+from tokenturing.tasks.contract import NOTHING_YET, Answer, Event
 from tokenturing.tasks.last_digits.model import NOTHING, SIDE
 
 QUESTIONS = ("last", "2nd last", "3rd last", "4th last")
@@ -23,6 +23,7 @@ class DigitSession:
 
     questions: Sequence[str] = QUESTIONS
     rotation: Sequence[str] = QUESTIONS
+    knows: str = "handwritten digits, seen; it takes note of a digit as soon as no other answer is likelier, however unsure it is"
 
     def __init__(self, model: Runtime):
         self.model, self.state = model, model.initial_state(1)
@@ -38,7 +39,7 @@ class DigitSession:
         self.shares = weights / weights.sum(-1, keepdims=True)
         (now,) = self.ask(QUESTIONS[0])
         changed = not before or before[0].answer != now.answer
-        return [Event("sees", now.answer, now.confidence)] if changed and now.answer != "nothing yet" else []
+        return [Event("sees", now.answer, now.confidence)] if changed and now.answer != NOTHING_YET else []
 
     def ask(self, *questions: str) -> list[Answer]:
         """The answers as of the last step taken; none before the first."""
@@ -54,4 +55,4 @@ def _small(frame: np.ndarray) -> np.ndarray:
 
 def _answer(question: str, shares: Any) -> Answer:
     digit = int(shares.argmax())
-    return Answer(question, "nothing yet" if digit == NOTHING else str(digit), float(shares.max()))
+    return Answer(question, NOTHING_YET if digit == NOTHING else str(digit), float(shares.max()))

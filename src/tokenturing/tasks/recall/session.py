@@ -1,16 +1,17 @@
 """A model that watches a file or camera step by step, in constant memory."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from tokenturing.encoders.sound import SpeechEmbedding
 from tokenturing.errors import OptionError, choose
+from tokenturing.media.clock import STEP_SECONDS
 from tokenturing.media.steps import MediaStep
 from tokenturing.runtime import Runtime
-from tokenturing.tasks.contract import Answer, Event
-from tokenturing.tasks.recall.world.questions import ANSWERS, NOTHING, QUESTIONS
+from tokenturing.tasks.contract import NOTHING_YET, Answer, Event
+from tokenturing.tasks.recall.world.questions import AGO, ANSWERS, BOUND, HEARD, NOTHING, QUESTIONS
 from tokenturing.tasks.recall.world.streams import RecallInput
 
 SURE = 0.7
@@ -27,9 +28,21 @@ class Noticing:
     candidate: int = NOTHING
     present: int = NOTHING
     absent: int = 0
+    surest: float = 0.0
+    """the largest share that any digit ever had in both of two steps in a row"""
+    before: np.ndarray = field(default_factory=lambda: np.zeros(NOTHING))
+    """the digits' shares of the last step"""
+
+    @property
+    def noticed(self) -> bool:
+        """Whether any digit ever came."""
+        return self.surest >= SURE
 
     def advance(self, shares: np.ndarray) -> Event | None:
         """Shares [11] of a step -> the digit that came, if one did."""
+        digits = shares[:NOTHING].copy()
+        self.surest = max(self.surest, float(np.minimum(self.before, digits).max()))
+        self.before = digits
         share, digit = (float(shares.max()), int(shares.argmax()))
         if share < SURE:
             digit = NOTHING
@@ -49,6 +62,10 @@ class Noticing:
 class RecallSession:
     """Takes media step by step; questions are asked of what the last step gave, so that asking changes nothing.
 
+    A model that was trained where digits come has something to say about them even where none came. So a question about a
+    sense that has not noticed any yet is not the model's to answer: the answer is "nothing yet", the more confidently the
+    further that sense has stayed from taking something for a digit.
+
     Args:
         model: eyes, ears and memory on the runtime.
         hears: whether there is a sound track; only then the speech embedding is loaded.
@@ -59,6 +76,10 @@ class RecallSession:
 
     questions: Sequence[str] = tuple(QUESTIONS)
     rotation: Sequence[str] = ("seen 1 last", "heard 1 last", "how long ago seen", "seen 2 last", "heard 2 last")
+    knows: str = (
+        f"handwritten digits, seen, and English digits, heard; it takes note of a digit that it is at least {SURE:.0%} sure of "
+        f"in two steps of {1000 * STEP_SECONDS:g} ms in a row"
+    )
 
     def __init__(self, model: Runtime, hears: bool):
         check_inputs(model)
@@ -106,16 +127,31 @@ class RecallSession:
         Raises:
             OptionError: a question is none of `questions`.
         """
-        indices = np.array([QUESTIONS.index(choose("question", question, QUESTIONS)) for question in questions])
-        if self.y is None or not questions:
+        indices = [QUESTIONS.index(choose("question", question, QUESTIONS)) for question in questions]
+        if self.y is None:
             return []
-        logits = self.model.ask(self.y, indices[None])[0]
+        answers = {index: self._nothing_yet(index) for index in indices if self._unnoticed(index)}
+        left = [index for index in indices if index not in answers]
+        if left:
+            answers.update(zip(left, self._ask_model(self.y, left), strict=True))
+        return [answers[index] for index in indices]
+
+    def _unnoticed(self, question: int) -> list[Noticing]:
+        """The senses that a question is about and that have not noticed any digit."""
+        about_seen, about_heard = question < HEARD or question >= BOUND, HEARD <= question < AGO
+        needed = [self.eyes] * about_seen + [self.ears] * about_heard
+        return [sense for sense in needed if not sense.noticed]
+
+    def _nothing_yet(self, question: int) -> Answer:
+        """One sense without a digit is enough, so the one that came least near to one tells how sure that is."""
+        return Answer(QUESTIONS[question], NOTHING_YET, 1 - min(sense.surest for sense in self._unnoticed(question)))
+
+    def _ask_model(self, y: np.ndarray, questions: Sequence[int]) -> Iterable[Answer]:
+        logits = self.model.ask(y, np.array([questions]))[0]
         shares = np.exp(logits - logits.max(-1, keepdims=True))
         shares /= shares.sum(-1, keepdims=True)
-        return [
-            Answer(question, ANSWERS[int(share.argmax())], float(share.max()))
-            for question, share in zip(questions, shares, strict=True)
-        ]
+        for question, share in zip(questions, shares, strict=True):
+            yield Answer(QUESTIONS[question], ANSWERS[int(share.argmax())], float(share.max()))
 
 
 def check_inputs(model: Runtime) -> None:
