@@ -43,5 +43,5 @@ def by_group(asked: Sequence[Asked]) -> dict[str, list[Asked]]:
 
 def summary(asked: Sequence[Asked], others: Mapping[str, Sequence[Asked]]) -> str:
     """One line for the terminal."""
-    rest = [f"{name} through the same minute {score(answers)}" for name, answers in others.items()]
-    return ", ".join([f"Right: the machine {score(asked)}", *rest, f"{GUESS} {guess(asked)}"])
+    rest = [f"{name} in the same minute {score(answers)}" for name, answers in others.items()]
+    return ", ".join([f"Right: machine {score(asked)}", *rest, f"{GUESS} {guess(asked)}"])

@@ -178,11 +178,10 @@ def _ago(known: Sequence[Compared]) -> list[str]:
         return []
     truths = ", ".join(f"after {readable(delay)} “{ANSWERS[ago_class(round(delay / STEP_SECONDS))]}”" for delay in delays)
     near = [f"{readable(delay)} (border at {border:.0f} s)" for delay in delays for border in AGO_BORDERS if _near(delay, border)]
-    close = f" Harder to tell are those that lie near a border: {', '.join(near)}." if near else ""
+    close = f" Those near a border are easily taken for their neighbour: {', '.join(near)}." if near else ""
     return [
-        f"<b>{AGO.capitalize()}</b>: the answer is one of five lengths of time, and at each delay another one is true: {truths}. "
-        "So each delay asks for something else; the points are no course over time, may go up and down and are not joined."
-        + close
+        f"<b>{AGO.capitalize()}</b>: the answer is one of five lengths of time, and the delay decides which is true: {truths}. "
+        "Points at two delays do not measure the same thing twice, so they may go up and down and are not joined." + close
     ]
 
 

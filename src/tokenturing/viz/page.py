@@ -26,18 +26,20 @@ table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabu
 th, td { padding: .28rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
 th { vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; } thead th { color: var(--soft); font-weight: 600; }
-.cards td { white-space: nowrap; } details { margin: .6rem 0; } summary { cursor: pointer; }
+.cards td { white-space: nowrap; } .cards th, .cards td { padding: .28rem .45rem; }
+details { margin: .6rem 0; } summary { cursor: pointer; }
 .right { color: var(--right); } .wrong { color: var(--wrong); } td.best { font-weight: 700; }
 .seen { color: var(--seen); font-weight: 600; } .heard { color: var(--heard); font-weight: 600; }
 .bars { display: grid; grid-template-columns: max-content minmax(6rem, 30rem) max-content; gap: .45rem .8rem;
   align-items: center; margin: .8rem 0; }
 .bar { display: contents; } .track { background: var(--box); border: 1px solid var(--line); height: 1.1rem; }
 .track i { display: block; height: 100%; }
-@media (max-width: 60rem) {
+@media (max-width: 64rem) {
   body { padding: 1.2rem .9rem 3rem; } .broad { display: none; } .narrow { display: block; max-width: 34rem; }
   th, td { padding: .28rem .35rem; }
   .bars { display: block; max-width: 34rem; } .bar { display: grid; grid-template-columns: 1fr max-content; }
   .bar .track { grid-area: 2 / 1 / 3 / 3; margin: .1rem 0 .6rem; }
+  table.cards { max-width: 34rem; }
   table.cards, .cards tbody, .cards tr, .cards td { display: block; } .cards thead { display: none; }
   .cards tr { padding: .4rem 0; border-bottom: 1px solid var(--line); }
   .cards td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .08rem 0; }

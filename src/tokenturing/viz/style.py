@@ -15,7 +15,7 @@ SEEN, HEARD, RIGHT, WRONG = "#3d85c6", "#e0862d", "#2e9e5b", "#dc4438"
 IDLE = "#8a8f98"
 SERIES = ("#8e5bd0", "#1fa3a3", "#d9569f", "#a58b1f", "#9a6a4c", "#84a82a", "#64809a", "#b04fb0", "#8a8f98", INK)
 """colours of models, the first for the one that matters; none of them means anything else"""
-MARKS = "osD^vPX<>"
+MARKS = "osD^vPX<>h"
 SETTINGS: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
