@@ -1,6 +1,11 @@
 """The demo, shortened: it learns, watches a minute, leaves a page; and the trace is what the machine does."""
 
 import io
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,18 +16,23 @@ from rich.console import Console
 
 import tokenturing as tt
 from tokenturing.baselines import LSTM, FullTransformer
-from tokenturing.demo import figures, run
+from tokenturing.demo import contest, figures, run
 from tokenturing.demo.learning import Learned, has_learned, learn
 from tokenturing.demo.live_curve import chart
+from tokenturing.demo.report import _ratio
 from tokenturing.demo.terminal import Screen, half_blocks, show
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.growth import growth
 from tokenturing.evaluate.trace import BACKGROUND, EMPTY, Event, StepTrace, holdings, trace_step
+from tokenturing.media.clock import STEP_SAMPLES, STEP_SECONDS
+from tokenturing.media.steps import MediaStep
+from tokenturing.models.eager import eager
 from tokenturing.models.scan import prepare_one
 from tokenturing.tasks.last_digits.task import LastDigits
 from tokenturing.tasks.recall.minute import Minute, make_minute
 from tokenturing.tasks.recall.model import RecallModel
-from tokenturing.tasks.recall.watching import Asked, Moment, watch
+from tokenturing.tasks.recall.session import RecallSession
+from tokenturing.tasks.recall.watching import Asked, Moment, answers, watch
 from tokenturing.tasks.recall.world.questions import ANSWERS, QUESTIONS
 
 STEPS = 120
@@ -168,26 +178,190 @@ def test_all_fits_the_terminal(model: RecallModel, minute: Minute, width: int, h
     assert sum("███" in line for line in lines) >= 16, "no slot is wrapped"
 
 
-def test_the_whole_demo_leaves_one_page(
-    model: RecallModel, minute: Minute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+# --- the page
+
+
+def recall(memory: str, options: dict[str, object], seed: int) -> RecallModel:
+    torch.manual_seed(seed)
+    return RecallModel(memory, options, len(QUESTIONS), len(ANSWERS), 0, perception=16).eval()
+
+
+def rival(answer: str | None = None, seed: int = 1) -> RecallModel:
+    """An LSTM, of random answers or of always the same."""
+    lstm = recall("LSTM", {"width": 16}, seed)
+    if answer is not None:
+        lstm.answer.out.bias.data[ANSWERS.index(answer)] = 1e4
+    return lstm
+
+
+@dataclass
+class Demo:
+    """One run of the whole."""
+
+    path: Path
+    shown: str
+    machine: RecallModel
+    rival: RecallModel
+
+
+@pytest.fixture(scope="module")
+def demo(minute: Minute, tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    folder = tmp_path_factory.mktemp("demo")
     row = {"accuracy": 0.9, "low": 0.8, "high": 0.95, "count": 64}
     rows = [{"kind": kind, "delay": delay, **row} for kind in ("seen-1", "ago") for delay in (0.5, 60.0)]
-    tt.save(model, tmp_path / "model", notes={"figures": rows, "seconds": 60})
-    monkeypatch.setattr(run, "make_minute", lambda: minute)
-    monkeypatch.setattr(run, "FAST_SECONDS", 1.0)
-    monkeypatch.setattr(figures, "shipped", list)
+    machine, lstm = recall("TokenTuringMachine", OPTIONS, 0), rival("nothing yet")
+    tt.save(machine, folder / "model", notes={"figures": rows, "seconds": 60})
+    tt.save(lstm, folder / "lstm")
     console = Console(file=io.StringIO(), width=100)
-    report = run.run(tmp_path / "out", str(tmp_path / "model"), True, console)
-    text = report.read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "make_minute", lambda: minute)
+        patch.setattr(run, "FAST_SECONDS", 1.0)
+        patch.setattr(run, "RIVAL", str(folder / "lstm"))
+        patch.setattr(figures, "shipped", list)
+        path = run.run(folder / "out", str(folder / "model"), True, console)
+    return Demo(path, console.file.getvalue(), machine, lstm)  # type: ignore[attr-defined]
+
+
+def test_the_whole_demo_leaves_one_page(demo: Demo) -> None:
+    text = demo.path.read_text()
     assert "full Transformer" in text, "what grows is shown beside what does not"
     assert "http" not in text
     assert 'src="' not in text
     assert "@import" not in text
-    assert text.count("<svg") == 5
+    assert text.count("<svg") == 2 * 5, "each for a broad and for a narrow window"
+    assert text.count('-narrow"') == 5
     assert all(use.startswith("#") for use in (part.split(")")[0] for part in text.split("url(")[1:]))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["minute.mp4", "report.html"]
-    assert str(report) in console.file.getvalue().replace("\n", "")  # type: ignore[attr-defined]
+    assert sorted(path.name for path in demo.path.parent.iterdir()) == ["minute.mp4", "report.html"]
+    assert str(demo.path) in demo.shown.replace("\n", "")
+
+
+def lived(model: RecallModel, minute: Minute) -> list[Asked]:
+    """What a model answers, alone, step by step in a session of its own."""
+    session, asked = RecallSession(eager(model), hears=True), []
+    for step, frame in enumerate(minute.frames):
+        samples = minute.waveform[step * STEP_SAMPLES : (step + 1) * STEP_SAMPLES]
+        session.take(MediaStep(step * STEP_SECONDS, frame, samples))
+        for when, question, truth in minute.questions:
+            if when == step:
+                (answer,) = session.ask(QUESTIONS[question])
+                asked.append(Asked(step, answer.question, answer.answer, ANSWERS[truth], answer.confidence))
+    return asked
+
+
+def same(left: list[Asked], right: list[Asked]) -> bool:
+    close = np.allclose([one.confidence for one in left], [one.confidence for one in right], atol=1e-4)
+    return close and [replace(one, confidence=0) for one in left] == [replace(one, confidence=0) for one in right]
+
+
+def test_another_model_lives_through_the_same_minute(model: RecallModel, minute: Minute) -> None:
+    moments, lstm = list(watch(model, minute)), rival()
+    alone = lived(lstm, minute)
+    assert len(alone) == len(minute.questions)
+    assert same(answers(lstm, moments), alone)
+    assert same(answers(model, moments), [one for moment in moments for one in moment.asked])
+    assert not same(answers(rival(seed=2), moments), alone), "control: another LSTM"
+    dark = [replace(moment, inputs={**moment.inputs, "has_frame": np.array([False])}) for moment in moments]
+    assert not same(answers(lstm, dark), alone), "control: the same one with its eyes shut"
+    assert answers(lstm, [replace(moment, asked=[]) for moment in moments]) == []
+
+
+BAR = re.compile(r'<div class="bar"><span>(.+?)</span>.*?<b>(\d+) of (\d+) ')
+
+
+def test_the_page_says_what_each_got_right_in_this_run(demo: Demo, minute: Minute) -> None:
+    machine, lstm = lived(demo.machine, minute), lived(demo.rival, minute)
+    expected = {
+        "Token Turing Machine": contest.score(machine),
+        "LSTM": contest.score(lstm),
+        contest.GUESS: contest.guess(machine),
+    }
+    bars = {name: (int(right), int(count)) for name, right, count in BAR.findall(demo.path.read_text())}
+    assert bars == {name: (round(score.right), score.asked) for name, score in expected.items()}
+    (line,) = (line for line in demo.shown.splitlines() if line.startswith("Right: "))
+    assert line == contest.summary(machine, {"LSTM": lstm})
+    other = lived(rival("5"), minute)
+    assert bars["LSTM"][0] > 0
+    assert bars["LSTM"][0] != contest.score(other).right, "control: an LSTM that says something else"
+    assert line != contest.summary(machine, {"LSTM": other})
+
+
+def test_a_guess_knows_what_can_be_answered() -> None:
+    asked = [Asked(1, "seen 1 last", "3", "3", 1.0), Asked(2, "how long ago seen", "1 to 4 s", "over 64 s", 1.0)]
+    assert contest.guess(asked).right == pytest.approx(1 / 11 + 1 / 6)
+    assert contest.score(asked) == (1, 2)
+    assert {title: len(ones) for title, ones in contest.by_group(asked).items()} == {"seen": 1, "how long ago": 1}
+
+
+def test_no_rival_no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "RIVAL", "no-such-model")
+    assert run._others([]) == {}
+    assert "LSTM" not in contest.summary([], {})
+
+
+def test_what_puzzles_is_explained(demo: Demo) -> None:
+    text = demo.path.read_text()
+    for caption in ("<b>What each slot holds</b>", "<b>Where it writes</b>", "<b>What it reads</b>", "<b>How long ago</b>"):
+        assert text.count(f'<p class="note">{caption}') == 1, caption
+    assert "after 0.5 s “under 1 s”, after 1 min “16 to 64 s”" in text
+    assert "1 min (border at 64 s)" in text
+    assert "0.5 s (border" not in text, "control: far from any"
+
+
+def test_the_cost_is_said_in_words(demo: Demo) -> None:
+    compared = figures.compare(demo.machine, "model", (1.0, 60.0))
+    ours, (full,) = compared[0].sizes[-1], (model.sizes[-1] for model in compared if model.name == "full Transformer")
+    said = f"the cache of the full Transformer is {full.nbytes / ours.nbytes:,.0f} times the state"
+    assert said in demo.path.read_text()
+    assert _ratio(compared) != []
+    assert _ratio([model for model in compared if not model.grows]) == [], "nothing grows, nothing is said"
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+MEASURE = """<!doctype html><body><iframe width="{width}" height="800" style="border: 0"></iframe><script>
+const frame = document.querySelector("iframe");
+frame.onload = () => {{
+  const page = frame.contentDocument, shown = kind => page.querySelector(kind)?.getBoundingClientRect().width ?? 0;
+  page.querySelectorAll("details").forEach(one => one.open = true);
+  const inside = [...page.querySelectorAll(".wide")].map(one => one.scrollWidth - one.clientWidth);
+  const found = [page.documentElement.scrollWidth, Math.max(0, ...inside), shown(".broad"), shown(".narrow")];
+  document.title = found.map(Math.round).join(" ");
+}};
+frame.srcdoc = {page};
+</script>"""
+
+
+def measured(page: str, width: int, folder: Path) -> tuple[int, ...]:
+    """What a browser makes of a page in a window so wide: its width, what its boxes hide, widths of the figures."""
+    assert BROWSER is not None
+    file = folder / "measure.html"
+    file.write_text(MEASURE.format(width=width, page=json.dumps(page).replace("</", "<\\/")))
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--window-size=1600,900",
+        "--virtual-time-budget=5000",
+    ]
+    command += [f"--user-data-dir={folder / 'profile'}", "--dump-dom", file.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    found = re.search(r"<title>(.+?)</title>", shown)
+    assert found is not None, shown[:500]
+    return tuple(map(int, found[1].split()))
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_the_page_fits_a_phone(demo: Demo, tmp_path: Path) -> None:
+    text = demo.path.read_text()
+    width, hidden, broad, narrow = measured(text, 390, tmp_path)
+    assert (width, hidden, broad) == (390, 0, 0)
+    assert 340 < narrow < 390
+    width, hidden, broad, narrow = measured(text, 1280, tmp_path)
+    assert (width, hidden, narrow) == (1280, 0, 0)
+    assert broad > 1000
+    wide = text.replace("<h1>", '<div style="width: 600px">x</div><h1>')
+    assert measured(wide, 390, tmp_path)[0] > 390, "control: something that does not fit"
 
 
 def test_a_demo_of_a_model_without_slots_is_refused(tmp_path: Path) -> None:

@@ -20,12 +20,13 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 LENGTHS = (1.0, 10.0, 60.0, 600.0)
 """seconds of a stream after which cost and size are measured"""
 SEEN, HEARD = (tuple(f"{sense}-{k}" for k in range(1, 5)) for sense in ("seen", "heard"))
+AGO = "how long ago"
 GROUPS = {
     "seen": (SEEN, ""),
     "heard, new voices": (HEARD, ""),
     "heard, a new human": (HEARD, "human"),
     "heard before x seen": (("bound",), ""),
-    "how long ago": (("ago",), ""),
+    AGO: (("ago",), ""),
 }
 """title: kinds of question and whose voices ("": synthesised ones)"""
 

@@ -1,29 +1,44 @@
 """The page that the demo leaves behind: `report.html`, one file that opens offline."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tokenturing.demo.figures import Compared, by_delay, by_length
+from tokenturing.demo.contest import GUESS, by_group, guess, score
+from tokenturing.demo.figures import AGO, Compared, by_delay, by_length
 from tokenturing.demo.learning import Learned
 from tokenturing.evaluate.figures import Figure
 from tokenturing.evaluate.trace import holdings
 from tokenturing.files import write_file
 from tokenturing.media.clock import STEP_SECONDS
+from tokenturing.memory.write import WRITTEN
 from tokenturing.tasks.last_digits.model import DEPTH
 from tokenturing.tasks.recall.minute import FADING, Minute
-from tokenturing.tasks.recall.watching import Watched
-from tokenturing.tasks.recall.world.questions import KINDS
+from tokenturing.tasks.recall.watching import Asked, Watched
+from tokenturing.tasks.recall.world.questions import AGO_BORDERS, ANSWERS, KINDS, ago_class
 from tokenturing.viz.curves import delay_figure, growth_figure, learning_figure, long_figure, readable
-from tokenturing.viz.memory import Happening, Question, memory_figure, stream_figure
-from tokenturing.viz.page import Section, page, table
+from tokenturing.viz.memory import Happening, Question, full_ink, memory_figure, stream_figure
+from tokenturing.viz.page import Bar, Section, bars, both, page, table
+from tokenturing.viz.style import IDLE, model_style
 
 ORDINALS = ("last", "second last", "third last", "fourth last")
+AJAR = 0.05
+"""gates above 0 and below this are called ajar"""
+NEAR = 0.3
+"""a delay is near a border if it differs from it by less than this share"""
 
 
-def write_report(path: Path, minute: Minute, watched: Watched, learned: Learned, compared: Sequence[Compared]) -> None:
-    """Put everything on one page."""
+def write_report(
+    path: Path,
+    minute: Minute,
+    watched: Watched,
+    others: Mapping[str, Sequence[Asked]],
+    learned: Learned,
+    compared: Sequence[Compared],
+) -> None:
+    """Put everything on one page; `others` has the answers of models that watched the same minute, by their names."""
     sections = [
         _stream(minute, watched),
+        _contest(watched, others, compared),
         _memory(minute, watched),
         _learning(learned),
         *_accuracy(compared),
@@ -37,7 +52,7 @@ def write_report(path: Path, minute: Minute, watched: Watched, learned: Learned,
 
 def _lead(watched: Watched, compared: Sequence[Compared]) -> str:
     """Three sentences for someone who has never heard of it."""
-    right, count, slots = _right(watched), len(watched.asked), watched.gates.shape[1]
+    slots = watched.gates.shape[1]
     last = "Its notebook never grows, so that a step costs the same after ten minutes as after one second"
     growing = [model for model in compared if model.grows]
     if growing:
@@ -48,12 +63,8 @@ def _lead(watched: Watched, compared: Sequence[Compared]) -> str:
         "A Token Turing Machine is a neural network that looks and listens without end and keeps what "
         f"matters in a notebook of only {slots} lines, its memory. Below it watches one minute in which "
         "handwritten digits appear and digits are spoken, pictures and voices it was never trained on, and "
-        f"answers questions such as “which digit did you see second last?”: {right} of {count} right. {last}."
+        f"answers questions such as “which digit did you see second last?”: {score(watched.asked)} right. {last}."
     )
-
-
-def _right(watched: Watched) -> int:
-    return sum(asked.right for asked in watched.asked)
 
 
 def happenings(minute: Minute) -> list[Happening]:
@@ -69,7 +80,7 @@ def happenings(minute: Minute) -> list[Happening]:
 def _stream(minute: Minute, watched: Watched) -> Section:
     questions = [Question(asked.step * STEP_SECONDS, asked.right) for asked in watched.asked]
     wrong = [asked for asked in watched.asked if not asked.right]
-    rows = [(f"{asked.step * STEP_SECONDS:.1f} s", asked.question, asked.answer, asked.truth) for asked in wrong]
+    rows = [(f"{asked.step * STEP_SECONDS:.1f}\u00a0s", asked.question, asked.answer, asked.truth) for asked in wrong]
     listed = table(("when", "question", "its answer", "the truth"), rows) if rows else ""
     return Section(
         "The minute it watched",
@@ -77,20 +88,55 @@ def _stream(minute: Minute, watched: Watched) -> Section:
         'them, and digits that were <span class="heard">heard</span>; beneath, each question: '
         '<span class="right">● right</span>, <span class="wrong">✖ wrong</span>. In the middle nothing happens '
         "but noise, and the questions go on.",
-        stream_figure(happenings(minute), questions, len(minute.frames) * STEP_SECONDS, "stream")
+        both(stream_figure, happenings(minute), questions, len(minute.frames) * STEP_SECONDS, name="stream")
         + (f"<details><summary>What it got wrong</summary>{listed}</details>" if listed else ""),
     )
 
 
+def _contest(watched: Watched, others: Mapping[str, Sequence[Asked]], compared: Sequence[Compared]) -> Section:
+    names = [model.name for model in compared]
+    answered = {names[0]: watched.asked, **others}
+    colors = {name: model_style(names.index(name) if name in names else len(names))["color"] for name in answered}
+    scores = {name: score(asked) for name, asked in answered.items()} | {GUESS: guess(watched.asked)}
+    drawn = [Bar(name, one.share, f"{one} ({one.share:.0%})", colors.get(name, IDLE)) for name, one in scores.items()]
+    groups = {name: by_group(asked) for name, asked in answered.items()}
+    rows = [
+        [title, str(len(asked)), *(str(score(found[title]).right) for found in groups.values()), f"{guess(asked).right:.1f}"]
+        for title, asked in by_group(watched.asked).items()
+    ]
+    watchers = f" The {' and the '.join(others)} watched the same minute and got the same questions." if others else ""
+    return Section(
+        "The same minute, answered by others",
+        f"How many of the minute’s questions were answered right.{watchers}",
+        bars(drawn) + table(("question", "asked", *answered, GUESS), rows),
+        [
+            "A blind guess draws one of the answers that the question can have, each as likely as the others: one of 11 for a "
+            "digit (ten digits and “nothing yet”), one of 6 for a length of time. Shown is how many it gets right on average. "
+            "One minute is little to judge by: a few questions more or less are chance."
+        ],
+    )
+
+
 def _memory(minute: Minute, watched: Watched) -> Section:
-    held = holdings(watched.gates, minute.events)
+    held, gates = holdings(watched.gates, minute.events), watched.gates
+    ajar = ((gates > 0) & (gates < AJAR)).mean()
     return Section(
         "Its memory during that minute",
-        "Each row is one slot of the memory. A slot is written through a gate; while the gate is shut the slot "
-        "stays as it is to the bit, however long that lasts.",
-        memory_figure(held, watched.gates, watched.reads, happenings(minute), STEP_SECONDS, "memory"),
-        "A slot is taken to hold the event during which its gate was last open. Reading is shown as the most "
-        "that any of the read tokens takes of the slot.",
+        "Each row is one slot of the memory, coloured by what it holds: a digit that was "
+        '<span class="seen">seen</span> or <span class="heard">heard</span>; grey or empty is neither. A slot is written '
+        "through a gate; while the gate is shut the slot stays as it is to the bit, however long that lasts.",
+        both(memory_figure, held, gates, watched.reads, happenings(minute), STEP_SECONDS, name="memory"),
+        [
+            "<b>What each slot holds</b>: the digit that was there to be seen or heard when the slot was last written, that is, "
+            f"when at least {WRITTEN:.0%} of it were replaced in one step.",
+            f"<b>Where it writes</b>: {(gates == 0).mean():.1%} of all gates are exactly 0, shut to the bit, and leave the "
+            f"picture empty. Any ink is a gate that is open: faint smears are gates ajar, {ajar:.1%} of all, by less than "
+            f"{AJAR:.0%}. To be seen at all they are drawn stronger than they are, by the square root: a gate open by 1% has a "
+            "tenth of the full colour.",
+            "<b>What it reads</b>: at each step every read token is a weighted mean of all slots and of what comes in; its "
+            "weights add up to 100%. Drawn is the largest weight that any read token gives the slot at that step; full colour "
+            f"stands for {full_ink(watched.reads):.0%} or more. Reading changes nothing in a slot.",
+        ],
     )
 
 
@@ -102,7 +148,7 @@ def _learning(learned: Learned) -> Section:
         f"While you waited, {learned.parameters:,} random numbers became a machine that recalls handwritten "
         f"digits: {learned.updates:,} updates in {learned.seconds[-1]:.0f} seconds, tested on images that it was "
         "not trained on.",
-        learning_figure(learned.seconds, curves, 0.1, "learning"),
+        both(learning_figure, learned.seconds, curves, 0.1, name="learning"),
     )
 
 
@@ -116,13 +162,31 @@ def _accuracy(compared: Sequence[Compared]) -> list[Section]:
         Section(
             "What is left after a delay",
             "Share of right answers by the time since the last event, on images and voices that no model was "
-            "trained on, with 95 % intervals. Nothing but noise runs through the delay; the models were trained on "
-            "streams of at most 80 seconds. The dotted line is 95 %.",
-            delay_figure(by_delay(known), [model.name for model in compared], "delay")
-            + f"<details><summary>All figures</summary>{table(head, rows, classes)}</details>",
-            "These figures came with the models: tokenturing evaluate measures them anew.",
+            "trained on, with 95% intervals. Nothing but noise runs through the delay; the models were trained on "
+            "streams of at most 80 seconds. The dotted line is 95%.",
+            both(delay_figure, by_delay(known), [model.name for model in compared], [AGO], name="delay")
+            + f"<details><summary>All figures</summary>{table(head, rows, classes, cards=True)}</details>",
+            [*_ago(known), "These figures came with the models: tokenturing evaluate measures them anew."],
         )
     ]
+
+
+def _ago(known: Sequence[Compared]) -> list[str]:
+    """Why the points of "how long ago" go up and down."""
+    delays = sorted({float(figure.where["delay"]) for model in known for figure in model.figures if figure.kind == "ago"})
+    if not delays:
+        return []
+    truths = ", ".join(f"after {readable(delay)} “{ANSWERS[ago_class(round(delay / STEP_SECONDS))]}”" for delay in delays)
+    near = [f"{readable(delay)} (border at {border:.0f} s)" for delay in delays for border in AGO_BORDERS if _near(delay, border)]
+    close = f" Those near a border are easily taken for their neighbour: {', '.join(near)}." if near else ""
+    return [
+        f"<b>{AGO.capitalize()}</b>: the answer is one of five lengths of time, and the delay decides which is true: {truths}. "
+        "Points at two delays do not measure the same thing twice, so they may go up and down and are not joined." + close
+    ]
+
+
+def _near(delay: float, border: float) -> bool:
+    return abs(delay / border - 1) < NEAR
 
 
 def _accuracy_table(known: Sequence[Compared]) -> tuple[list[list[str]], list[list[str]]]:
@@ -164,9 +228,28 @@ def _growth(compared: Sequence[Compared]) -> list[Section]:
             "What it costs",
             "Multiply-adds of one step and bytes of state for one stream, measured after so much of it. Both axes "
             "are logarithmic: a flat line costs the same for ever.",
-            growth_figure(by_length(compared), "growth") + table(head, rows),
-            "The memory alone; eyes and ears are the same for all. Those without a time of training come without weights.",
+            both(growth_figure, by_length(compared), name="growth") + table(head, rows, cards=True),
+            [
+                *_ratio(compared),
+                "The memory alone; eyes and ears are the same for all. Those without a time of training come without weights.",
+            ],
         )
+    ]
+
+
+def _ratio(compared: Sequence[Compared]) -> list[str]:
+    """What the curves say, in words."""
+    ours = compared[0]
+    last, grown = ours.sizes[-1], [model for model in compared if model.grows]
+    if not grown:
+        return []
+    most = max(grown, key=lambda model: model.sizes[-1].nbytes)
+    theirs = most.sizes[-1]
+    return [
+        f"<b>After {readable(last.steps * STEP_SECONDS)}</b> the cache of the {most.name} is "
+        f"{theirs.nbytes / last.nbytes:,.0f} times the state of the {ours.name} ({theirs.nbytes / 1e3:,.0f} kB, against "
+        f"{last.nbytes / 1e3:,.1f} kB), and a step of it costs {theirs.multiply_adds / last.multiply_adds:,.1f} times as many "
+        "multiply-adds. Its lines go on rising; those that are flat stay so."
     ]
 
 
@@ -182,7 +265,7 @@ def _long(compared: Sequence[Compared]) -> list[Section]:
             f"{last['steps']:,} steps without a break",
             f"One stream of {last['steps'] * STEP_SECONDS / 3600:.0f} hours at 12.5 steps a second ({name}): the time "
             f"of a step and the memory of the process along the way. At its end the state is {last['state_bytes']:,} bytes.",
-            long_figure(steps, [row["median_ms"] for row in rows], [row["resident_mib"] for row in rows], "long"),
-            "Measured by benchmarks/long_stream.py on one core.",
+            both(long_figure, steps, [row["median_ms"] for row in rows], [row["resident_mib"] for row in rows], name="long"),
+            ["Measured by benchmarks/long_stream.py on one core."],
         )
     ]

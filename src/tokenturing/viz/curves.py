@@ -1,12 +1,12 @@
 """Curves: learning, accuracy by delay, cost and size by length of the stream."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from tokenturing.viz.style import IDLE, MARKS, SERIES, figure, svg
+from tokenturing.viz.style import BROAD, IDLE, MARKS, NARROW, SERIES, figure, model_style, svg
 
 
 class Share(NamedTuple):
@@ -27,30 +27,50 @@ class Length(NamedTuple):
     nbytes: float
 
 
-def learning_figure(seconds: Sequence[float], curves: Mapping[str, Sequence[float]], chance: float, name: str) -> str:
-    """Accuracy over training time, a line for each question -> SVG."""
-    with figure(7.5, 3.2) as drawn:
+DASHES = ("-", "--", "-.", ":")
+
+
+def learning_figure(
+    seconds: Sequence[float], curves: Mapping[str, Sequence[float]], chance: float, name: str, *, narrow: bool = False
+) -> str:
+    """Accuracy over training time, a line for each question, all in the colour of the one model -> SVG."""
+    with figure(NARROW, 3.4) if narrow else figure(BROAD, 3.2) as drawn:
         axes = drawn.subplots()
         for index, (label, shares) in enumerate(curves.items()):
-            axes.plot(seconds, shares, color=SERIES[index % len(SERIES)], label=label)
+            dash, mark = DASHES[index % len(DASHES)], MARKS[index % len(MARKS)]
+            axes.plot(seconds, shares, color=SERIES[0], linestyle=dash, marker=mark, markersize=3.5, label=label)
         axes.axhline(chance, color=IDLE, linestyle=":", linewidth=1.2, label="guessing")
         axes.set_ylim(0, 1.02)
         axes.set_xlim(left=0)
         axes.set_xlabel("seconds of training on this machine")
         axes.set_ylabel("share right")
         axes.grid(True)
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        drawn.legend(loc="outside upper left" if narrow else "outside right center", ncols=2 if narrow else 1)
         return svg(drawn, name)
 
 
-def delay_figure(panels: Mapping[str, Mapping[str, Sequence[Share]]], models: Sequence[str], name: str) -> str:
-    """Accuracy by delay: a panel for each kind of question, a line for each of the models -> SVG."""
-    with figure(11, 3.4) as drawn:
-        row = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+def delay_figure(
+    panels: Mapping[str, Mapping[str, Sequence[Share]]],
+    models: Sequence[str],
+    apart: Collection[str],
+    name: str,
+    *,
+    narrow: bool = False,
+) -> str:
+    """Accuracy by delay: a panel for each kind of question, a line for each of the models -> SVG.
+
+    The points of the panels in `apart` are not joined.
+    """
+    with figure(NARROW, 0.6 + 1.9 * len(panels)) if narrow else figure(BROAD, 3.6) as drawn:
+        grid = (len(panels), 1) if narrow else (1, len(panels))
+        row = drawn.subplots(*grid, sharey=True, squeeze=False).flat
         for axes, (title, lines) in zip(row, panels.items(), strict=True):
             delays = sorted({share.delay for shares in lines.values() for share in shares})
-            for model, shares in lines.items():
-                _draw_shares(axes, model, models.index(model), len(models), shares, delays)
+            for place, (model, shares) in enumerate(lines.items()):
+                style = model_style(models.index(model)) | ({"linestyle": "none"} if title in apart else {})
+                # Side by side, so that the intervals of equally good models can be told apart.
+                aside = 0.07 * (place - (len(lines) - 1) / 2)
+                _draw_shares(axes, shares, [delays.index(share.delay) + aside for share in sorted(shares)], model, style)
             axes.set_title(title)
             axes.set_xticks(range(len(delays)), [readable(delay) for delay in delays])
             axes.set_ylim(0, 1.03)
@@ -58,29 +78,16 @@ def delay_figure(panels: Mapping[str, Mapping[str, Sequence[Share]]], models: Se
             axes.grid(True, axis="y")
         row[0].set_ylabel("share right")
         handles, labels = row[0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
+        drawn.legend(handles, labels, loc="outside upper left", ncols=2 if narrow else min(len(labels), 6))
         return svg(drawn, name)
 
 
-def _draw_shares(axes: Axes, model: str, index: int, count: int, shares: Sequence[Share], delays: Sequence[float]) -> None:
+def _draw_shares(axes: Axes, shares: Sequence[Share], x: Sequence[float], model: str, style: Mapping[str, Any]) -> None:
     ordered = sorted(shares)
-    # Side by side, so that the intervals of equally good models can be told apart.
-    x = np.array([delays.index(share.delay) for share in ordered]) + 0.045 * (index - (count - 1) / 2)
     y = np.array([share.accuracy for share in ordered])
     below = y - np.array([share.low for share in ordered])
     above = np.array([share.high for share in ordered]) - y
-    axes.errorbar(
-        x,
-        y,
-        yerr=np.clip([below, above], 0, None),
-        label=model,
-        color=SERIES[index % len(SERIES)],
-        marker=MARKS[index % len(MARKS)],
-        markersize=4.5,
-        linewidth=2.6 if index == 0 else 1.3,
-        elinewidth=1,
-        zorder=10 - index,
-    )
+    axes.errorbar(x, y, yerr=np.clip([below, above], 0, None), label=model, elinewidth=1, **style)
 
 
 def readable(seconds: float) -> str:
@@ -90,20 +97,13 @@ def readable(seconds: float) -> str:
     return f"{seconds / 60:.3g} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
-def growth_figure(models: Mapping[str, Sequence[Length]], name: str) -> str:
+def growth_figure(models: Mapping[str, Sequence[Length]], name: str, *, narrow: bool = False) -> str:
     """Cost of a step and size of the state by length of the stream, both axes logarithmic -> SVG."""
-    with figure(11, 3.8) as drawn:
-        cost, size = drawn.subplots(1, 2)
+    with figure(NARROW, 6.6) if narrow else figure(BROAD, 4) as drawn:
+        cost, size = drawn.subplots(2, 1) if narrow else drawn.subplots(1, 2)
         for index, (model, lengths) in enumerate(models.items()):
             seconds = [length.seconds for length in lengths]
-            style = {
-                "color": SERIES[index % len(SERIES)],
-                "marker": MARKS[index % len(MARKS)],
-                "markersize": 4.5,
-                "linewidth": 2.6 if index == 0 else 1.4,
-                "label": model,
-                "zorder": 10 - index,
-            }
+            style = {"label": model, **model_style(index)}
             cost.plot(seconds, [length.multiply_adds / 1e6 for length in lengths], **style)
             size.plot(seconds, [length.nbytes / 1e3 for length in lengths], **style)
         cost.set_yscale("log")
@@ -121,18 +121,22 @@ def growth_figure(models: Mapping[str, Sequence[Length]], name: str) -> str:
             axes.set_title(title)
             axes.grid(True)
         handles, labels = cost.get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
+        drawn.legend(handles, labels, loc="outside upper left", ncols=2 if narrow else min(len(labels), 6))
         return svg(drawn, name)
 
 
-def long_figure(steps: Sequence[int], milliseconds: Sequence[float], mebibytes: Sequence[float], name: str) -> str:
+def long_figure(
+    steps: Sequence[int], milliseconds: Sequence[float], mebibytes: Sequence[float], name: str, *, narrow: bool = False
+) -> str:
     """Time of a step and memory of the process by position in a very long stream, y axes from 0 -> SVG."""
-    with figure(11, 2.6) as drawn:
-        panels = zip(drawn.subplots(1, 2), (milliseconds, mebibytes), strict=True)
+    with figure(NARROW, 4.4) if narrow else figure(BROAD, 2.6) as drawn:
+        grid = (2, 1) if narrow else (1, 2)
+        panels = zip(drawn.subplots(*grid), (milliseconds, mebibytes), strict=True)
         for (axes, values), title in zip(panels, ("median step, in ms", "memory of the process, in MiB"), strict=True):
             axes.plot(steps, values, color=SERIES[0], marker=MARKS[0], markersize=4.5)
             axes.set_ylim(0, 1.25 * max(values))
             axes.set_xlim(0, None)
+            axes.locator_params(axis="x", nbins=4 if narrow else 6)
             axes.xaxis.set_major_formatter("{x:,.0f}")
             axes.set_xlabel("steps of the stream so far")
             axes.set_title(title)

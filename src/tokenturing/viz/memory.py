@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -9,16 +10,21 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_rgba
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
-from tokenturing.viz.style import HEARD, IDLE, RIGHT, SEEN, WRONG, figure, svg
+from tokenturing.viz.style import BROAD, HEARD, IDLE, NARROW, RIGHT, SEEN, WRONG, figure, svg
 
-READ = "#8e5bd0"
 COLORS = {"seen": SEEN, "heard": HEARD}
-PICTURE_ZOOM = 1.5
-"""points a pixel"""
+PICTURE_ZOOM = {False: 1.5, True: 1.0}
+"""points a pixel, in a broad and in a narrow figure"""
+STRIP_SECONDS = 15.0
+"""of each strip that a narrow figure of a stream is cut into"""
 GAP_SECONDS = 0.12
 """left free after a bar, so that neighbours of one colour can be told apart"""
-SHORTEST_LABEL = 1.3
-"""seconds that a label needs"""
+MARGIN = 1.0
+"""seconds around a strip, so that a picture at its edge has room"""
+SHORTEST_LABEL = {False: 1.3, True: 2.6}
+"""seconds that a label needs, in a broad and in a narrow figure"""
+FULL_INK = 0.995
+"""quantile of the reading weights that is drawn opaque"""
 
 
 class Happening(NamedTuple):
@@ -40,20 +46,31 @@ class Question(NamedTuple):
     right: bool
 
 
-def stream_figure(happenings: Sequence[Happening], questions: Sequence[Question], seconds: float, name: str) -> str:
-    """Pictures of what was seen, the words heard, questions answered right and wrong -> SVG."""
-    with figure(11, 3.4) as drawn:
-        axes = drawn.subplots()
-        _draw_stream(axes, happenings, questions)
-        axes.set_xlim(0, seconds)
+def stream_figure(
+    happenings: Sequence[Happening], questions: Sequence[Question], seconds: float, name: str, *, narrow: bool = False
+) -> str:
+    """Pictures of what was seen, the words heard, questions answered right and wrong -> SVG; a narrow one in strips."""
+    length = STRIP_SECONDS if narrow else seconds
+    starts = [length * strip for strip in range(max(1, ceil(seconds / length)))]
+    with figure(NARROW, 0.2 + 1.95 * len(starts)) if narrow else figure(BROAD, 3.4) as drawn:
+        for axes, start in zip(drawn.subplots(len(starts), 1, squeeze=False).flat, starts, strict=True):
+            strip = [one for one in happenings if start <= one.time < start + length]
+            _draw_happenings(axes, strip, narrow)
+            _draw_questions(axes, [one for one in questions if start <= one.time < start + length])
+            axes.set_xlim(start - MARGIN, start + length + MARGIN)
+            axes.set_xticks(np.arange(start, start + length + 0.1, 5 if narrow else 10))
+            axes.set_yticks([0.5, 1.5, 4.05], ["asked", "heard", "seen"])
+            axes.set_ylim(0, 5.9)
+            axes.tick_params(left=False)
+            axes.spines["left"].set_visible(False)
         axes.set_xlabel("seconds")
         return svg(drawn, name)
 
 
-def _draw_stream(axes: Axes, happenings: Sequence[Happening], questions: Sequence[Question]) -> None:
+def _draw_happenings(axes: Axes, happenings: Sequence[Happening], narrow: bool) -> None:
     sighted = [happening for happening in happenings if happening.kind == "seen"]
     for index, happening in enumerate(sighted):
-        _draw_sighting(axes, happening, 3.2 if index % 2 else 4.9)
+        _draw_sighting(axes, happening, 3.2 if index % 2 else 4.9, narrow)
     for happening in happenings:
         if happening.kind == "heard":
             axes.text(
@@ -66,25 +83,25 @@ def _draw_stream(axes: Axes, happenings: Sequence[Happening], questions: Sequenc
                 color="white",
                 bbox={"boxstyle": "round,pad=0.3", "facecolor": HEARD, "edgecolor": "none"},
             )
+
+
+def _draw_questions(axes: Axes, questions: Sequence[Question]) -> None:
     for mark, color, right in (("o", RIGHT, True), ("X", WRONG, False)):
         times = [question.time for question in questions if question.right == right]
         axes.plot(times, [0.5] * len(times), mark, color=color, markersize=6, markeredgewidth=0)
-    axes.set_yticks([0.5, 1.5, 4.05], ["questions", "heard", "seen"])
-    axes.set_ylim(0, 5.9)
-    axes.tick_params(left=False)
-    axes.spines["left"].set_visible(False)
 
 
-def _draw_sighting(axes: Axes, happening: Happening, height: float) -> None:
+def _draw_sighting(axes: Axes, happening: Happening, height: float, narrow: bool) -> None:
     """A picture and its digit; in one of two rows, because pictures would overlap in one."""
+    zoom = PICTURE_ZOOM[narrow]
     if happening.picture is not None:
-        picture = OffsetImage(happening.picture, zoom=PICTURE_ZOOM, cmap="gray", norm=Normalize(0, 1))
+        picture = OffsetImage(happening.picture, zoom=zoom, cmap="gray", norm=Normalize(0, 1))
         frame = {"facecolor": "none", "edgecolor": IDLE, "linewidth": 0.7}
         axes.add_artist(AnnotationBbox(picture, (happening.time, height), pad=0.02, bboxprops=frame))
     axes.annotate(
         str(happening.digit),
         (happening.time, height),
-        (-27, 0),
+        (-18 * zoom, 0),
         textcoords="offset points",
         ha="right",
         va="center",
@@ -100,6 +117,8 @@ def memory_figure(
     happenings: Sequence[Happening],
     step_seconds: float,
     name: str,
+    *,
+    narrow: bool = False,
 ) -> str:
     """Contents, gates and reads of the slots over time -> SVG.
 
@@ -110,17 +129,21 @@ def memory_figure(
         happenings: those that `held` indexes.
         step_seconds: length of a step.
         name: of the figure.
+        narrow: drawn for a narrow window.
     """
     steps, slots = held.shape
-    with figure(11, 2.2 + 0.38 * slots) as drawn:
+    with figure(NARROW, 2.2 + 0.3 * slots) if narrow else figure(BROAD, 2.2 + 0.38 * slots) as drawn:
         rows = drawn.subplots(3, 1, sharex=True, height_ratios=[2.2, 1, 1])
-        _draw_held(rows[0], held, happenings, step_seconds)
-        rows[0].set_title("what each slot holds: the digit seen (blue) or heard (orange) when it was last written")
+        _draw_held(rows[0], held, happenings, step_seconds, SHORTEST_LABEL[narrow])
+        rows[0].set_title("what each slot holds")
         extent = (0, steps * step_seconds, slots - 0.5, -0.5)
-        rows[1].imshow(_gate_map(gates, held, happenings), aspect="auto", extent=extent, interpolation="none")
-        rows[1].set_title(f"where it writes: its gates, of which {(gates == 0).mean():.1%} are shut to the bit")
-        rows[2].imshow(_read_map(reads), aspect="auto", extent=extent, interpolation="none")
-        rows[2].set_title("what it reads: the stronger, the more that slot is attended to")
+        for axes, strength, title in (
+            (rows[1], np.sqrt(gates.clip(0, 1)), "where it writes: its gates"),
+            (rows[2], (reads / full_ink(reads)).clip(0, 1), "what it reads"),
+        ):
+            picture = _map(strength, held, happenings)
+            axes.imshow(picture, aspect="auto", extent=extent, interpolation="none")
+            axes.set_title(title)
         for axes in rows:
             axes.set_ylabel("slot")
             axes.set_yticks(range(0, slots, 4))
@@ -128,7 +151,12 @@ def memory_figure(
         return svg(drawn, name)
 
 
-def _draw_held(axes: Axes, held: np.ndarray, happenings: Sequence[Happening], step_seconds: float) -> None:
+def full_ink(reads: np.ndarray) -> float:
+    """The reading weight from which on the map of reads is opaque."""
+    return max(float(np.quantile(reads, FULL_INK)), 1e-9)
+
+
+def _draw_held(axes: Axes, held: np.ndarray, happenings: Sequence[Happening], step_seconds: float, shortest: float) -> None:
     steps, slots = held.shape
     axes.set_ylim(slots - 0.5, -0.5)
     axes.set_xlim(0, steps * step_seconds)
@@ -144,7 +172,7 @@ def _draw_held(axes: Axes, held: np.ndarray, happenings: Sequence[Happening], st
                 facecolor=COLORS[happening.kind],
                 linewidth=0,
             )
-            if length >= SHORTEST_LABEL:
+            if length >= shortest:
                 axes.text(
                     start + 0.3,
                     slot + 0.02,
@@ -162,17 +190,9 @@ def _stretches(values: np.ndarray) -> list[tuple[int, int, int]]:
     return [(first, end, int(values[first])) for first, end in pairwise(borders)]
 
 
-def _gate_map(gates: np.ndarray, held: np.ndarray, happenings: Sequence[Happening]) -> np.ndarray:
-    """RGBA [M, T, 4]: the colour of what a slot holds, as opaque as its gate is open."""
+def _map(strength: np.ndarray, held: np.ndarray, happenings: Sequence[Happening]) -> np.ndarray:
+    """RGBA [M, T, 4]: the colour of what a slot holds, as opaque as `strength` [T, M] says."""
     palette = np.array([to_rgba(IDLE)] + [to_rgba(COLORS[h.kind]) for h in happenings])
     picture = palette[np.maximum(held.T, -1) + 1]
-    picture[..., 3] = np.sqrt(gates.T.clip(0, 1))
-    return picture
-
-
-def _read_map(reads: np.ndarray) -> np.ndarray:
-    """RGBA [M, T, 4]: one colour, as opaque as the slot is read."""
-    picture = np.empty((*reads.T.shape, 4))
-    picture[...] = to_rgba(READ)
-    picture[..., 3] = (reads.T / max(float(np.quantile(reads, 0.995)), 1e-9)).clip(0, 1)
+    picture[..., 3] = strength.T
     return picture

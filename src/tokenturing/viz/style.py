@@ -1,4 +1,4 @@
-"""Colours that are readable on white and on black, and figures as SVG drawn in the page's own text colour."""
+"""Colours that are readable on white and on black, each with one meaning, and figures as SVG in the page's own text colour."""
 
 import io
 import re
@@ -13,9 +13,9 @@ INK = "#123456"
 """stands for the page's text colour until the SVG is written"""
 SEEN, HEARD, RIGHT, WRONG = "#3d85c6", "#e0862d", "#2e9e5b", "#dc4438"
 IDLE = "#8a8f98"
-SERIES = ("#8e5bd0", "#e0862d", "#2e9e5b", "#d9569f", "#3d85c6", "#a58b1f", "#1fa3a3", "#dc4438", "#8a8f98")
-"""colours of models, the first for the one that matters"""
-MARKS = "osD^vPX<>"
+SERIES = ("#8e5bd0", "#1fa3a3", "#d9569f", "#a58b1f", "#9a6a4c", "#84a82a", "#64809a", "#b04fb0", "#8a8f98", INK)
+"""colours of models, the first for the one that matters; none of them means anything else"""
+MARKS = "osD^vPX<>h"
 SETTINGS: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -38,6 +38,21 @@ SETTINGS: Any = {
     "lines.linewidth": 1.8,
     "figure.constrained_layout.use": True,
 }
+BROAD, NARROW = 11.0, 4.2
+"""inches; at these widths the text is legible on a desktop and on a phone"""
+
+
+def model_style(index: int) -> dict[str, Any]:
+    """How the lines of a model are drawn, by its place among all of them."""
+    color = index if index < len(SERIES) else 1 + (index - 1) % (len(SERIES) - 1)  # nobody else gets the first
+    return {
+        "color": SERIES[color],
+        "marker": MARKS[index % len(MARKS)],
+        "markersize": 4.5,
+        "linestyle": "-" if index < len(SERIES) else "--",
+        "linewidth": 2.6 if index == 0 else 1.4,
+        "zorder": 10 - index / 10,
+    }
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A model watches a minute step by step, its memory laid open."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from tokenturing.models.eager import eager
 from tokenturing.tasks.recall.minute import Minute
 from tokenturing.tasks.recall.model import RecallModel
 from tokenturing.tasks.recall.session import RecallSession
-from tokenturing.tasks.recall.world.questions import ANSWERS, QUESTIONS
+from tokenturing.tasks.recall.world.questions import ANSWERS, FIRST_AGO, QUESTIONS, kind_of
 from tokenturing.tasks.recall.world.streams import RecallInput
 
 
@@ -33,6 +33,16 @@ class Asked:
         """Whether the answer is true."""
         return self.answer == self.truth
 
+    @property
+    def kind(self) -> str:
+        """The kind of the question: "seen-1" ... "heard-4", "bound" or "ago"."""
+        return kind_of(QUESTIONS.index(self.question))
+
+    @property
+    def possible(self) -> int:
+        """How many answers such a question can have: the lengths of time or the digits, and "nothing yet"."""
+        return len(ANSWERS) - FIRST_AGO + 1 if self.kind == "ago" else FIRST_AGO
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -44,6 +54,8 @@ class Moment:
     hears: tuple[int, float]
     trace: StepTrace
     asked: list[Asked]
+    inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """what came in, as in `RecallInput` [1, ...]: pictures, and the sound already embedded"""
 
 
 def watch(model: RecallModel, minute: Minute) -> Iterator[Moment]:
@@ -57,7 +69,25 @@ def watch(model: RecallModel, minute: Minute) -> Iterator[Moment]:
         session.take(MediaStep(step * STEP_SECONDS, frame, samples))
         asked = [_ask(session, step, question, truth) for question, truth in questions.get(step, ())]
         sees, hears = (_surest(session.perceived[sense][0]) for sense in ("seen", "heard"))
-        yield Moment(step, sees, hears, _trace(model, session), asked)
+        yield Moment(step, sees, hears, _trace(model, session), asked, dict(session.inputs))
+
+
+@torch.inference_mode()
+def answers(model: RecallModel, moments: Sequence[Moment]) -> list[Asked]:
+    """What another model, of any memory, answers to the questions of these moments, having lived through the same ones."""
+    inputs = RecallInput(
+        **{name: torch.from_numpy(np.stack([moment.inputs[name] for moment in moments], axis=1)) for name in RecallInput._fields}
+    )
+    y, _ = model(inputs)
+    asked = [(at, one) for at, moment in enumerate(moments) for one in moment.asked]
+    if not asked:
+        return []
+    questions = torch.tensor([[QUESTIONS.index(one.question)] for _, one in asked])
+    shares, best = model.ask(y[0, [at for at, _ in asked]], questions)[:, 0].softmax(-1).max(-1)
+    return [
+        Asked(one.step, one.question, ANSWERS[answer], one.truth, share)
+        for (_, one), answer, share in zip(asked, best.tolist(), shares.tolist(), strict=True)
+    ]
 
 
 @torch.no_grad()
