@@ -120,14 +120,14 @@ def test_eyes_ears_and_answers_come_along(recall: tuple[RecallModel, Path]) -> N
     [
         (np.zeros((2, 3, 16), np.float32), [[0], [0]], r"y has shape \[2, 3, 16\]"),
         (np.zeros((2, 2, 16)), [[0], [0]], "float64"),
-        (np.zeros((2, 2, 16), np.float32), [0, 0], r"questions have shape \[2\]"),
+        (np.zeros((2, 2, 16), np.float32), [0, 0], r"queries have shape \[2\]"),
         (np.zeros((2, 2, 16), np.float32), [[0]], r"\[B=2, Q\]"),
         (np.zeros((2, 2, 16), np.float32), [[0.5], [0]], "float64"),
         (np.zeros((2, 2, 16), np.float32), [[0], [19]], "0 to 18"),
         (np.zeros((2, 2, 16), np.float32), [[-1], [0]], "0 to 18"),
     ],
 )
-def test_misshapen_questions_are_refused(y: np.ndarray, questions: Any, said: str, recall: tuple[RecallModel, Path]) -> None:
+def test_misshapen_queries_are_refused(y: np.ndarray, questions: Any, said: str, recall: tuple[RecallModel, Path]) -> None:
     machine = runtime.load(recall[1], threads=1)
     with pytest.raises(ShapeError, match=said):
         machine.ask(y, questions)
@@ -135,7 +135,7 @@ def test_misshapen_questions_are_refused(y: np.ndarray, questions: Any, said: st
 
 
 def test_a_model_without_answers_says_so(exported: Any) -> None:
-    with pytest.raises(ShapeError, match="TokenTuringMachine answers no questions"):
+    with pytest.raises(ShapeError, match="TokenTuringMachine answers no queries"):
         exported("gated")[1].ask(np.zeros((1, 1), np.float32), [[0]])
 
 

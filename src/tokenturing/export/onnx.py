@@ -49,7 +49,7 @@ def export_onnx(model: nn.Module, folder: str | Path, *, precision: str = "float
 
     def write(aside: Path) -> None:
         _write_graph(graph, aside / GRAPH)
-        if graph.questions:
+        if graph.queries:
             _write_answers(graph, aside / ANSWERS)
         save_file(graph.initial_leaves(1), aside / INITIAL)
         _describe(aside, graph.description("float32"))
@@ -152,11 +152,11 @@ def _compare(graph: FlatStep, folder: Path) -> None:
     mask = arrays.pop(MASK, None)
     y, state, perceived = runtime.step_and_perceive(arrays, runtime.initial_state(rows), token_mask=mask)
     names, found = ["y", *graph.names, *graph.observed], [y, *state, *perceived.values()]
-    if graph.questions:
-        questions = torch.arange(graph.questions).expand(rows, -1)
+    if graph.queries:
+        queries = torch.arange(graph.queries).expand(rows, -1)
         names.append("answers")
-        found.append(runtime.ask(y, questions.numpy()))
-        expected.append(FlatAsk(graph)(torch.from_numpy(y), questions).numpy())
+        found.append(runtime.ask(y, queries.numpy()))
+        expected.append(FlatAsk(graph)(torch.from_numpy(y), queries).numpy())
     for name, came, wanted in zip(names, found, expected, strict=True):
         error = float(np.abs(came.astype(np.float64) - wanted).max())
         if not error <= TOLERANCE * max(1.0, float(np.abs(wanted).max())):

@@ -19,7 +19,7 @@ def eager(model: nn.Module) -> Runtime:
     graph = FlatStep(model)
     initial = {name: leaf.detach().numpy() for name, leaf in graph.initial_leaves(1).items()}
     description = graph.description("float32") | {"grows": bool(graph.growing)}
-    return Runtime(description, initial, EagerEngine(graph), EagerAnswers(graph) if graph.questions else None)
+    return Runtime(description, initial, EagerEngine(graph), EagerAnswers(graph) if graph.queries else None)
 
 
 class EagerEngine:

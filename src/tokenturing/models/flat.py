@@ -23,7 +23,7 @@ class FlatStep(nn.Module):
 
     It holds a copy of the model, in evaluation mode. Three methods are used of a model that has them: `for_streaming()` gives
     that copy, without what only training needs; `observe(inputs)` gives the inputs as a step takes them too, and arrays by name
-    that say what is in them; `ask(y, questions)`, of a model with so many `questions`, answers them from a step's y. Of outputs
+    that say what is in them; `ask(y, queries)`, of a model with so many `queries`, answers them from a step's y. Of outputs
     that are a NamedTuple the first is y and the others are observed.
 
     Raises:
@@ -45,7 +45,7 @@ class FlatStep(nn.Module):
         self.growing: frozenset[str] = self.model.growing
         self.like = self.model.initial_state(1)
         self.names = [name for name, _ in states.leaves(self.like)]
-        self.questions: int = getattr(self.model, "questions", 0) if hasattr(self.model, "ask") else 0
+        self.queries: int = getattr(self.model, "queries", 0) if hasattr(self.model, "ask") else 0
         self.observed: list[str] = []
         with torch.no_grad():
             y, _, observed = self._step(example(self.signature), self.model.initial_state(ROWS))
@@ -86,21 +86,21 @@ class FlatStep(nn.Module):
             "inputs": inputs,
             "state": self.names,
             "perceived": self.observed,
-            "questions": self.questions,
+            "queries": self.queries,
             "output": list(self.output.shape[1:]),
             "notes": self.notes,
         }
 
 
 class FlatAsk(nn.Module):
-    """What a model answers: (y [B, ...] of one step, questions int64 [B, Q]) -> logits [B, Q, C]."""
+    """What a model answers: (y [B, ...] of one step, queries int64 [B, Q]) -> logits [B, Q, C]."""
 
     def __init__(self, step: FlatStep):
         super().__init__()
         self.model = step.model
 
-    def forward(self, y: Tensor, questions: Tensor) -> Tensor:
-        return self.model.ask(y, questions)
+    def forward(self, y: Tensor, queries: Tensor) -> Tensor:
+        return self.model.ask(y, queries)
 
 
 def streaming_notes(model: nn.Module) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tokenturing.runtime.engines import Array, Engine, open_engine
 FORMAT_VERSION = 1
 GRAPH, ANSWERS, INITIAL, DESCRIPTION = "model.onnx", "answers.onnx", "initial_state.safetensors", "runtime.json"
 MASK = "token_mask"
-ASKED = ("y", "questions")
+ASKED = ("y", "queries")
 """what the graph of answers takes"""
 
 
@@ -35,7 +35,7 @@ def load(folder: str | Path, *, threads: int | None = None) -> "Runtime":
     engine = open_engine(folder / GRAPH, description.get("precision", ""), threads)
     if set(engine.inputs) - {*initial, *(part["name"] for part in description["inputs"])}:
         raise CheckpointError(f"{folder / GRAPH} and {DESCRIPTION} are of different exports: export again")
-    answers = open_engine(folder / ANSWERS, description.get("precision", ""), threads) if description.get("questions") else None
+    answers = open_engine(folder / ANSWERS, description.get("precision", ""), threads) if description.get("queries") else None
     return Runtime(description, initial, engine, answers)
 
 
@@ -51,7 +51,7 @@ class Runtime:
         description: the content of runtime.json, or of one that `tokenturing.models.eager.eager` made up.
         notes: what was noted when the model was saved, such as the speakers it was trained on.
         inputs: for each input its shape [B, ...] ("B" and other names stand for any number) and type.
-        questions: how many there are to `ask`; 0: the model answers none.
+        queries: how many there are to `ask`; 0: the model answers none.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Runtime:
         self._state = namedtuple("State", [name.replace(".", "_") for name in self._leaves])  # type: ignore[misc]
         self._grows = bool(description.get("grows"))
         self._engine, self._answers = engine, answers
-        self.questions: int = description.get("questions", 0)
+        self.queries: int = description.get("queries", 0)
 
     def initial_state(self, batch_size: int) -> Any:
         """The state of `batch_size` rows before their first step: a NamedTuple of arrays [B, ...]."""
@@ -126,23 +126,23 @@ class Runtime:
         following, perceived = others[: len(self._leaves)], others[len(self._leaves) :]
         return y, self._state(*following), dict(zip(self._perceived, perceived, strict=True))
 
-    def ask(self, y: Array, questions: Sequence[Sequence[int]] | Array) -> Array:
+    def ask(self, y: Array, queries: Sequence[Sequence[int]] | Array) -> Array:
         """Ask about a step; the stream does not notice.
 
         Args:
             y: what the step returned, [B, ...], or some of its rows.
-            questions: int [B, Q], any number of each row, below `self.questions`.
+            queries: int [B, Q], any number of each row, below `self.queries`.
 
         Returns:
             Logits of the answers [B, Q, C].
 
         Raises:
-            ShapeError: an array has another shape or type, or there is no such question.
+            ShapeError: an array has another shape or type, or there is no such query.
         """
-        asked = np.asarray(questions)
+        asked = np.asarray(queries)
         if self._answers is None:
             raise ShapeError(
-                f"{self.description.get('class_name', 'this model')} answers no questions: its step's y is all it says"
+                f"{self.description.get('class_name', 'this model')} answers no queries: its step's y is all it says"
             )
         shape = tuple(self.description["output"])
         if y.shape[1:] != shape or y.dtype != np.float32:
@@ -150,9 +150,9 @@ class Runtime:
                 f"y has shape {list(y.shape)} and type {y.dtype}: expected {['B', *shape]} and float32, as of a step"
             )
         if asked.ndim != 2 or len(asked) != len(y) or asked.dtype.kind not in "iu":
-            raise ShapeError(f"questions have shape {list(asked.shape)} and type {asked.dtype}: expected whole [B={len(y)}, Q]")
-        if asked.size and not 0 <= asked.min() <= asked.max() < self.questions:
-            raise ShapeError(f"questions from {asked.min()} to {asked.max()}: expected 0 to {self.questions - 1}")
+            raise ShapeError(f"queries have shape {list(asked.shape)} and type {asked.dtype}: expected whole [B={len(y)}, Q]")
+        if asked.size and not 0 <= asked.min() <= asked.max() < self.queries:
+            raise ShapeError(f"queries from {asked.min()} to {asked.max()}: expected 0 to {self.queries - 1}")
         return self._answers.run(dict(zip(ASKED, (np.ascontiguousarray(y), asked.astype(np.int64)), strict=True)))[0]
 
     def _inputs(self, x: Any, token_mask: Array | None) -> dict[str, Array]:

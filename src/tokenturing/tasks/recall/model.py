@@ -80,7 +80,7 @@ class RecallModel(HubMixin):
         self.memory = build_memory(memory, options)
         width = self.memory.width
         self.adapt = nn.Linear(perception, width)
-        self.questions, self.facts, self.answers = questions, facts, answers
+        self.queries, self.facts, self.answers = questions, facts, answers
         self.answer = AnswerHead(width, self.memory.output_tokens, questions, answers)
         self.fact = nn.Linear(self.memory.output_tokens * width, answers * facts) if facts else None
 
