@@ -171,11 +171,12 @@ def _draw_costs() -> None:
     """Of every memory that has a recipe: what a step costs does not depend on the weights."""
     with figure(10.5, 4.2) as drawn:
         cost, size = drawn.subplots(1, 2)
-        for index, path in enumerate(sorted(RECIPES.glob("recall*.toml"))):
+        for index, path in enumerate(sorted(RECIPES.glob("recall*.toml"), key=lambda path: path.stem)):
             recipe = load_recipe(path).options.model
             memory = build_memory(recipe.memory, recipe.options)
             sizes = growth(memory, INPUT_TOKENS, [round(length / STEP_SECONDS) for length in LENGTHS])
-            style = _style(index, readable(recipe.memory))
+            paper = ", as in the paper" if recipe.options.get("write") == "mlp" else ""
+            style = _style(index, readable(recipe.memory) + paper)
             cost.plot(LENGTHS, [one.multiply_adds / 1e6 for one in sizes], **style)
             size.plot(LENGTHS, [one.nbytes / 1e3 for one in sizes], **style)
         cost.set_yscale("log")
@@ -189,7 +190,7 @@ def _draw_costs() -> None:
             axes.set_title(title)
             axes.grid(True)
         handles, labels = cost.get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=5)
+        drawn.legend(handles, labels, loc="outside lower center", ncols=4)
         drawn.savefig(IMAGES / "results-costs.png", dpi=130)
 
 
