@@ -115,8 +115,8 @@ def render_all(found: dict[str, Measured]) -> str:
             lines = [_line(["question", "n", *map(_time, delays)]), _line(["---", *["---:"] * (len(delays) + 1)])]
             for kind in kinds:
                 here = {row.where["delay"]: row for row in rows if row.kind == kind}
-                cells = [f"{here[d].value:.2f} ({here[d].low:.2f} to {here[d].high:.2f})" for d in delays]
-                lines.append(_line([kind, str(here[delays[0]].count), *cells]))
+                cells = [f"{r.value:.2f} ({r.low:.2f} to {r.high:.2f})" if (r := here.get(d)) else "–" for d in delays]
+                lines.append(_line([kind, str(max(row.count for row in here.values())), *cells]))
             parts.append(f"### {readable(name)}, {voices}\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 
