@@ -44,6 +44,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "untrained"
     torch.manual_seed(0)
     model = RecallModel("TokenTuringMachine", OPTIONS, len(QUESTIONS), len(ANSWERS), FACTS, perception=16)
+    model.answer.question.weight.data *= 10  # so that each question has another answer, and some are right
     tt.save(model, folder, notes={"human_speakers": ["jackson"], "seconds": 3})
     return folder
 
@@ -285,7 +286,8 @@ def test_export_writes_a_folder_that_runs(checkpoint: Path, capsys: pytest.Captu
     machine = tt.runtime.load(tmp_path / "out", threads=1)
     inputs = {name: np.zeros((1, *shape[1:]), kind) for name, (shape, kind) in machine.inputs.items()}
     y, _ = machine.step(inputs, machine.initial_state(1))
-    assert y.shape == (1, len(ANSWERS))
+    assert y.shape == (1, 2, 16)
+    assert machine.ask(y, [[0, 1, 2]]).shape == (1, 3, len(ANSWERS))
     assert "expected a model that streams" in fails(capsys, "export", "recall-perception")
 
 

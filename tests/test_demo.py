@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -42,6 +43,14 @@ OPTIONS = {"width": 16, "memory_tokens": 6, "read_tokens": 2, "layers": 1, "head
 @pytest.fixture(scope="module")
 def minute() -> Minute:
     return make_minute(steps=STEPS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def noticing() -> Iterator[None]:
+    """Sessions leave all questions to the model, though eyes and ears that are untrained never notice anything."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokenturing.tasks.recall.session.SURE", 0.0)
+        yield
 
 
 @pytest.fixture

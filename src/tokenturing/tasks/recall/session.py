@@ -1,6 +1,6 @@
 """A model that watches a file or camera step by step, in constant memory."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -100,15 +100,17 @@ class RecallSession:
     def take(self, step: MediaStep) -> list[Event]:
         """Go on by one step -> what is noticed in it."""
         present = {"frames": step.frame, "sound": self._embed(step.sound)}
-        self.inputs = {name: self._absent(name) if array is None else array[None] for name, array in present.items()}
-        self.inputs |= {
-            "has_frame": np.array([step.frame is not None]),
-            "has_sound": np.array([step.sound is not None]),
-        }
+        inputs = {name: self._absent(name) if array is None else array[None] for name, array in present.items()}
+        has = {"has_frame": np.array([step.frame is not None]), "has_sound": np.array([step.sound is not None])}
+        return self.take_inputs(inputs | has)
+
+    def take_inputs(self, inputs: Mapping[str, np.ndarray]) -> list[Event]:
+        """The same with the sound already embedded: arrays [1, ...] by the names of `RecallInput`."""
+        self.inputs = dict(inputs)
         self.before = self.state
         self.y, self.state, self.perceived = self.model.step_and_perceive(self.inputs, self.state)
-        seen = self.eyes.advance(self.perceived["seen"][0]) if step.frame is not None else None
-        heard = self.ears.advance(self.perceived["heard"][0]) if step.sound is not None else None
+        seen = self.eyes.advance(self.perceived["seen"][0]) if self.inputs["has_frame"][0] else None
+        heard = self.ears.advance(self.perceived["heard"][0]) if self.inputs["has_sound"][0] else None
         return [event for event in (seen, heard) if event]
 
     def _absent(self, name: str) -> np.ndarray:

@@ -72,22 +72,13 @@ def watch(model: RecallModel, minute: Minute) -> Iterator[Moment]:
         yield Moment(step, sees, hears, _trace(model, session), asked, dict(session.inputs))
 
 
-@torch.inference_mode()
 def answers(model: RecallModel, moments: Sequence[Moment]) -> list[Asked]:
     """What another model, of any memory, answers to the questions of these moments, having lived through the same ones."""
-    inputs = RecallInput(
-        **{name: torch.from_numpy(np.stack([moment.inputs[name] for moment in moments], axis=1)) for name in RecallInput._fields}
-    )
-    y, _ = model(inputs)
-    asked = [(at, one) for at, moment in enumerate(moments) for one in moment.asked]
-    if not asked:
-        return []
-    questions = torch.tensor([[QUESTIONS.index(one.question)] for _, one in asked])
-    shares, best = model.ask(y[0, [at for at, _ in asked]], questions)[:, 0].softmax(-1).max(-1)
-    return [
-        Asked(one.step, one.question, ANSWERS[answer], one.truth, share)
-        for (_, one), answer, share in zip(asked, best.tolist(), shares.tolist(), strict=True)
-    ]
+    session, found = RecallSession(eager(model), hears=False), []
+    for moment in moments:
+        session.take_inputs(moment.inputs)
+        found += [_ask(session, one.step, QUESTIONS.index(one.question), ANSWERS.index(one.truth)) for one in moment.asked]
+    return found
 
 
 @torch.no_grad()
