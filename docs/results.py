@@ -1,7 +1,7 @@
 """Fill the tables of results in README.md, docs/results.md and docs/speed.md, and draw their figures: `make results`.
 
-README.md and docs/results.md have the figures noted in the shipped checkpoints, docs/speed.md what `tokenturing bench` wrote:
-docs/speed/NAME.json.
+README.md and docs/results.md have the figures noted in the shipped checkpoints and, of models that are not shipped, the same
+notes in docs/results/NAME.json; docs/speed.md what `tokenturing bench` wrote: docs/speed/NAME.json.
 
 A checkpoint's notes["figures"] are the rows of `tokenturing evaluate NAME --json FILE`. Rows of human voices have
 "voices": "human" besides; they make tables of their own.
@@ -11,7 +11,9 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from torch import nn
 
 import tokenturing as tt
 from tokenturing.bench.report import figures as bench_figures
@@ -27,18 +29,26 @@ from tokenturing.viz.style import MARKS, SERIES, figure
 
 README = Path(__file__).parents[1] / "README.md"
 RECIPES = Path(__file__).parents[1] / "recipes"
-RESULTS = Path(__file__).with_name("results.md")
+RESULTS, NOTED = Path(__file__).with_name("results.md"), Path(__file__).with_name("results")
 SPEED, MEASURED = Path(__file__).with_name("speed.md"), Path(__file__).with_name("speed")
 IMAGES = Path(__file__).with_name("images")
 START, END = "<!-- results:start -->\n", "<!-- results:end -->"
 MINUTE = round(60 / STEP_SECONDS)
 LENGTHS = (1.0, 10.0, 60.0, 600.0)
 """seconds of a stream after which cost and size are drawn"""
+TITLES = {
+    "recall-ttm": "Token Turing Machine, gated",
+    "recall": "Token Turing Machine, gated",
+    "recall-paper": "Token Turing Machine of the paper",
+    "recall-lstm-wide": "LSTM, equal multiply-adds",
+}
+"""of checkpoints and recipes; the others bear the names of their memories"""
 
 
 class Measured(NamedTuple):
     """What is known of one trained memory."""
 
+    title: str
     parameters: int
     minute: Size
     """after a minute of a stream"""
@@ -48,17 +58,28 @@ class Measured(NamedTuple):
 
 
 def figures() -> dict[str, Measured]:
-    """What is noted in the shipped checkpoints, by the memory's class name."""
+    """What is noted of each checkpoint, shipped or not, by its name."""
     found = {}
     for name in shipped():
         model = tt.load(name)
-        rows = model.notes.get("figures")
-        if getattr(model, "task", None) == "recall" and rows:
-            size = sum(p.numel() for p in model.memory.parameters())
-            (minute,) = growth(model.memory, INPUT_TOKENS, [MINUTE])
-            noted = [Figure.from_json(row) for row in rows]
-            found[model.config["memory"]] = Measured(size, minute, model.notes["seconds"], noted)
+        if getattr(model, "task", None) == "recall" and model.notes.get("figures"):
+            found[name] = _measured(name, model.config["memory"], model.memory, model.notes)
+    for file in sorted(NOTED.glob("*.json")):
+        notes = json.loads(file.read_text(encoding="utf-8"))
+        recipe = notes["recipe"]["model"]
+        found[file.stem] = _measured(file.stem, recipe["memory"], build_memory(recipe["memory"], recipe["options"]), notes)
     return dict(sorted(found.items(), key=lambda item: -_total(item[1].figures)))
+
+
+def _measured(name: str, kind: str, memory: nn.Module, notes: dict[str, Any]) -> Measured:
+    (minute,) = growth(memory, INPUT_TOKENS, [MINUTE])
+    size = sum(p.numel() for p in memory.parameters())
+    return Measured(called(name, kind), size, minute, notes["seconds"], [Figure.from_json(row) for row in notes["figures"]])
+
+
+def called(name: str, kind: str) -> str:
+    """What a checkpoint or recipe of this name, with a memory of this class, is called."""
+    return TITLES.get(name, readable(kind))
 
 
 def synthesised(row: Figure) -> bool:
@@ -87,9 +108,9 @@ def _table(found: dict[str, Measured], belongs: Callable[[Figure], bool], costs:
     heads = ["memory", *(["parameters", "multiply-adds", "state", "training"] if costs else []), *map(_time, delays)]
     lines = [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
     for name, rows in chosen.items():
-        title = f"**{readable(name)}**" if name == "TokenTuringMachine" else readable(name)
+        bold = "**" if name == "recall-ttm" else ""
         cells = [_cell(row.value for row in rows if row.where["delay"] == delay) for delay in delays]
-        lines.append(_line([title, *(_costs(found[name]) if costs else []), *cells]))
+        lines.append(_line([f"{bold}{found[name].title}{bold}", *(_costs(found[name]) if costs else []), *cells]))
     return "\n".join(lines) + "\n"
 
 
@@ -106,7 +127,7 @@ def render_all(found: dict[str, Measured]) -> str:
     """Every kind of question at every delay, for docs/results.md."""
     parts = []
     for voices, belongs in (("synthesised test voices", synthesised), ("a human speaker nobody was trained on", human)):
-        for name, one in found.items():
+        for one in found.values():
             rows = list(filter(belongs, one.figures))
             delays = sorted({row.where["delay"] for row in rows})
             kinds = [kind for kind in KINDS if any(row.kind == kind for row in rows)]
@@ -117,7 +138,7 @@ def render_all(found: dict[str, Measured]) -> str:
                 here = {row.where["delay"]: row for row in rows if row.kind == kind}
                 cells = [f"{r.value:.2f} ({r.low:.2f} to {r.high:.2f})" if (r := here.get(d)) else "–" for d in delays]
                 lines.append(_line([kind, str(max(row.count for row in here.values())), *cells]))
-            parts.append(f"### {readable(name)}, {voices}\n\n" + "\n".join(lines) + "\n")
+            parts.append(f"### {one.title}, {voices}\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
@@ -147,8 +168,8 @@ def draw(found: dict[str, Measured]) -> None:
             axes.set_title(sense)
             axes.set_ylim(0, 1.03)
             axes.grid(True, axis="y")
-        for index, (name, one) in enumerate(found.items()):
-            style = _style(index, readable(name))
+        for index, one in enumerate(found.values()):
+            style = _style(index, one.title)
             rows = list(filter(synthesised, one.figures))
             shares = [pool(row for row in rows if row.where["delay"] == delay) for delay in delays]
             row[0].plot(range(len(delays)), [share.value if share else None for share in shares], **style)
@@ -175,8 +196,7 @@ def _draw_costs() -> None:
             recipe = load_recipe(path).options.model
             memory = build_memory(recipe.memory, recipe.options)
             sizes = growth(memory, INPUT_TOKENS, [round(length / STEP_SECONDS) for length in LENGTHS])
-            paper = ", as in the paper" if recipe.options.get("write") == "mlp" else ""
-            style = _style(index, readable(recipe.memory) + paper)
+            style = _style(index, called(path.stem, recipe.memory))
             cost.plot(LENGTHS, [one.multiply_adds / 1e6 for one in sizes], **style)
             size.plot(LENGTHS, [one.nbytes / 1e3 for one in sizes], **style)
         cost.set_yscale("log")

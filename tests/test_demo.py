@@ -49,7 +49,7 @@ def minute() -> Minute:
 def noticing() -> Iterator[None]:
     """Sessions leave all questions to the model, though eyes and ears that are untrained never notice anything."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokenturing.tasks.recall.session.SURE", 0.0)
+        patch.setattr("tokenturing.tasks.recall.session.SURE", {"sees": 0.0, "hears": 0.0})
         yield
 
 

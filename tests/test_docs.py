@@ -159,15 +159,15 @@ def test_table_has_mean_and_worst_kind():
         Figure(kind, accuracy, 0.0, 1.0, 64, where={"delay": delay})
         for kind, delay, accuracy in [("seen-1", 5.0, 1.0), ("heard-1", 5.0, 0.9), ("heard-1", 600.0, 0.8)]
     ]
-    lstm = made.Measured(72_400, Size(750, 1_234_000, 5_120), 1076, rows)
-    table = made.render({"LSTM": lstm})
+    lstm = made.Measured("LSTM", 72_400, Size(750, 1_234_000, 5_120), 1076, rows)
+    table = made.render({"recall-lstm": lstm})
     assert table.splitlines()[0] == "| memory | parameters | multiply-adds | state | training | 5 s | 10 min |"
     assert table.splitlines()[2] == "| LSTM | 72 k | 1.2 M | 5.1 kB | 1,076 s | 0.95 / 0.90 | 0.80 / 0.80 |"
     rows.append(Figure("heard-1", 0.7, 0.5, 0.8, 64, where={"delay": 5.0, "voices": "human"}))
-    human = made.render({"LSTM": lstm})
+    human = made.render({"recall-lstm": lstm})
     assert human.startswith(table)
     assert human.endswith("| LSTM | 0.70 / 0.70 |\n")
-    every = made.render_all({"LSTM": lstm})
+    every = made.render_all({"recall-lstm": lstm})
     assert "### LSTM, synthesised" in every
     assert "| heard-1 | 64 | 0.70 (0.50 to 0.80) |" in every
 

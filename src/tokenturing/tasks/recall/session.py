@@ -14,8 +14,9 @@ from tokenturing.tasks.contract import NOTHING_YET, Answer, Event
 from tokenturing.tasks.recall.world.questions import AGO, ANSWERS, BOUND, HEARD, NOTHING, QUESTIONS
 from tokenturing.tasks.recall.world.streams import RecallInput
 
-SURE = 0.7
-"""how sure the perception must be, two steps in a row, for a digit to count as noticed"""
+SURE = {"sees": 0.9, "hears": 0.7}
+"""how sure the perception must be, two steps in a row, for a digit to count as noticed; textures look like digits more often
+than sounds sound like them"""
 GONE = 4
 """steps without it after which the same digit would be noticed anew"""
 
@@ -36,7 +37,7 @@ class Noticing:
     @property
     def noticed(self) -> bool:
         """Whether any digit ever came."""
-        return self.surest >= SURE
+        return self.surest >= SURE[self.sense]
 
     def advance(self, shares: np.ndarray) -> Event | None:
         """Shares [11] of a step -> the digit that came, if one did."""
@@ -44,7 +45,7 @@ class Noticing:
         self.surest = max(self.surest, float(np.minimum(self.before, digits).max()))
         self.before = digits
         share, digit = (float(shares.max()), int(shares.argmax()))
-        if share < SURE:
+        if share < SURE[self.sense]:
             digit = NOTHING
         again, self.candidate = digit == self.candidate, digit
         if digit == NOTHING:
@@ -77,8 +78,8 @@ class RecallSession:
     questions: Sequence[str] = tuple(QUESTIONS)
     rotation: Sequence[str] = ("seen 1 last", "heard 1 last", "how long ago seen", "seen 2 last", "heard 2 last")
     knows: str = (
-        f"handwritten digits, seen, and English digits, heard; it takes note of a digit that it is at least {SURE:.0%} sure of "
-        f"in two steps of {1000 * STEP_SECONDS:g} ms in a row"
+        f"handwritten digits, seen, and English digits, heard; it notes one that it is {SURE['sees']:.0%} sure to see, or "
+        f"{SURE['hears']:.0%} to hear, two steps of {1000 * STEP_SECONDS:g} ms in a row"
     )
 
     def __init__(self, model: Runtime, hears: bool):
