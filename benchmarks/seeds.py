@@ -2,9 +2,8 @@
 
     python benchmarks/seeds.py [--models recall,recall-lstm] [--seeds 0,1,2] [--full] [--out runs/seeds] [--json FILE]
 
-The recipes are those of recipes/, made small: half the rows, fewer updates, synthesised voices. A run that was stopped goes on
-where it was; one that is done is not trained again. The reduced size is too short for the Token Turing Machine to learn the order
-of events (docs/log.md); --full trains the recipes as they are, which takes half an hour a model or more.
+The recipes are those of recipes/, with half the updates and synthesised voices. A run that was stopped goes on where it was; one
+that is done is not trained again. --full trains the recipes as they are, which takes half an hour a model or more.
 """
 
 import argparse
@@ -24,9 +23,10 @@ from tokenturing.train.loop import train
 from tokenturing.train.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-SMALL = ["train.updates=1500", "train.rows=32", "schedule.early_writes=600", "schedule.late_clock=750"]
+SMALL = ["train.updates=1300", "schedule.late_clock=600"]
 MODELS = (
     "recall",
+    "recall-paper",
     "recall-lstm",
     "recall-gru",
     "recall-mingru",

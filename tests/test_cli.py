@@ -18,7 +18,6 @@ from tokenturing.cli import main as cli
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.figures import Figure
 from tokenturing.export import export_onnx
-from tokenturing.memory.write import WRITTEN
 from tokenturing.tasks.recall.eyes.perception import Perception
 from tokenturing.tasks.recall.model import RecallModel
 from tokenturing.tasks.recall.probe import evaluate
@@ -171,15 +170,6 @@ def test_the_perception_is_frozen_while_its_memory_learns(recipe: Path) -> None:
     assert torch.equal(model.perception.sound(sound), model.perception.sound(sound)), "it draws no dropout"
     model.perception.train()
     assert not torch.equal(model.perception.sound(sound), model.perception.sound(sound)), "as it would"
-
-
-def test_at_first_a_slot_counts_as_written_sooner(recipe: Path, tmp_path: Path) -> None:
-    run = Training(load_recipe(recipe, ["schedule.early_writes=2"]), tmp_path)
-    thresholds = []
-    for _ in range(4):
-        run.advance()
-        thresholds.append(run.model.memory.cell.write.written)
-    assert thresholds == [0.5, 0.5, WRITTEN, WRITTEN]
 
 
 def test_the_clocks_of_the_inputs_are_read_later(recipe: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ UPDATES = 12
 
 def training(folder: Path) -> dict[str, Any]:
     """The losses of a dozen updates of a tiny model, and what it then gets right."""
-    settings = ["model.options.look_back=2", "model.options.write_cost=0.01", "schedule.early_writes=4", "schedule.late_clock=6"]
+    settings = ["model.options.look_back=2", "model.options.write_cost=0.01", "schedule.late_clock=6"]
     recipe = load_recipe(tiny_recipe(folder), [*settings, "validation_chunks=4"])
     run = Training(recipe, folder / "run")
     losses = [run.advance() for _ in range(UPDATES)]

@@ -110,9 +110,10 @@ CLOSED = -2.8
 OPEN_OLDEST = 4.0
 """what the gate of the oldest slot has more at the start, so that the memory begins as a queue of the last M steps and
 learns what not to write, in place of M copies of the present"""
-WRITTEN = 0.75
-"""the gate from which on a slot counts as written: its age begins anew. Training makes small openings of young slots at each
-event, up to a half; if they counted, the order would be lost."""
+WRITTEN = 0.5
+"""the gate from which on a slot counts as written: its age begins anew. Half of the slot is the present's then, so that the
+task itself holds the gates of what is to be kept above it; three quarters is so near to all that the cost of writing moves
+gates across it, and the order is lost at once."""
 
 
 class GatedWrite(Write):
@@ -125,7 +126,6 @@ class GatedWrite(Write):
 
     def __init__(self, width: int, heads: int, positions: TokenPositions | NoPositions):
         super().__init__()
-        self.written = WRITTEN
         self.attention_heads = heads
         self.positions = positions
         self.slot_norm = nn.LayerNorm(width)
@@ -144,7 +144,7 @@ class GatedWrite(Write):
     def forward(self, slots: Slots, prepared: tuple[Tensor, ...], output: Tensor) -> Written:
         candidate, gate = self.propose(slots, prepared, output)
         memory = slots.memory + gate * (candidate - slots.memory)
-        return Written(memory, (slots.age + 1).masked_fill(gate.squeeze(-1) >= self.written, 0.0), gate)
+        return Written(memory, (slots.age + 1).masked_fill(gate.squeeze(-1) >= WRITTEN, 0.0), gate)
 
     def propose(self, slots: Slots, prepared: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, Tensor]:
         """The candidate [B, M, D] and the gate [B, M, 1] of each slot."""

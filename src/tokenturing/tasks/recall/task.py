@@ -13,7 +13,6 @@ from tokenturing.checkpoint import load
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.figures import Figure
 from tokenturing.layers.look_back import LookBack
-from tokenturing.memory.write import WRITTEN, GatedWrite
 from tokenturing.models.eager import eager
 from tokenturing.options import check_arguments, number
 from tokenturing.runtime import Runtime
@@ -57,8 +56,6 @@ class LossOptions:
 class ScheduleOptions:
     """What changes during the training of a Token Turing Machine."""
 
-    early_writes: int = number(0, 0)
-    """updates during which a slot counts as written from a gate of a half on: order is learned sooner, and lost again later"""
     late_clock: int = number(0, 0)
     """updates during which the clocks of the inputs are not read (`LookBack.heeds_clock`)"""
 
@@ -178,10 +175,8 @@ class Recall(Task):
         return {"loss": total, **found._asdict(), **terms}, state
 
     def schedule(self, model: nn.Module, update: int) -> None:
-        """From which gate on a slot counts as written now, and whether the inputs' clocks are read."""
+        """Whether the inputs' clocks are read."""
         cell = getattr(getattr(model, "memory", None), "cell", None)
-        if isinstance(write := getattr(cell, "write", None), GatedWrite):
-            write.written = 0.5 if update < self.options.schedule.early_writes else WRITTEN
         if isinstance(look_back := getattr(cell, "look_back", None), LookBack):
             look_back.heeds_clock = update >= self.options.schedule.late_clock
 
