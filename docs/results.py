@@ -1,4 +1,4 @@
-"""Fill the tables of results in README.md, docs/results.md and docs/speed.md, and draw their figures: `make results`.
+"""Fill the tables of results in README.md, docs/results.md and docs/speed.md, and draw the figures: `make results`.
 
 README.md and docs/results.md have the figures noted in the shipped checkpoints and, of models that are not shipped, the same
 notes in docs/results/NAME.json; docs/speed.md what `tokenturing bench` wrote: docs/speed/NAME.json.
@@ -19,13 +19,19 @@ import tokenturing as tt
 from tokenturing.bench.report import figures as bench_figures
 from tokenturing.bench.report import markdown
 from tokenturing.checkpoint import shipped
-from tokenturing.evaluate.figures import Figure, pool, readable
+from tokenturing.demo.figures import called
+from tokenturing.demo.report import happenings
+from tokenturing.evaluate.figures import Figure, pool
 from tokenturing.evaluate.growth import Size, growth
+from tokenturing.evaluate.trace import holdings
 from tokenturing.media.clock import STEP_SECONDS
+from tokenturing.tasks.recall.minute import make_minute
 from tokenturing.tasks.recall.model import INPUT_TOKENS, build_memory
+from tokenturing.tasks.recall.watching import Watched, watch
 from tokenturing.tasks.recall.world.questions import KINDS
 from tokenturing.train.recipe import load_recipe
-from tokenturing.viz.style import MARKS, SERIES, figure
+from tokenturing.viz.memory import draw_memory
+from tokenturing.viz.style import BROAD, MARKS, SERIES, figure
 
 README = Path(__file__).parents[1] / "README.md"
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -36,13 +42,6 @@ START, END = "<!-- results:start -->\n", "<!-- results:end -->"
 MINUTE = round(60 / STEP_SECONDS)
 LENGTHS = (1.0, 10.0, 60.0, 600.0)
 """seconds of a stream after which cost and size are drawn"""
-TITLES = {
-    "recall-ttm": "Token Turing Machine, gated",
-    "recall": "Token Turing Machine, gated",
-    "recall-paper": "Token Turing Machine of the paper",
-    "recall-lstm-wide": "LSTM, equal multiply-adds",
-}
-"""of checkpoints and recipes; the others bear the names of their memories"""
 
 
 class Measured(NamedTuple):
@@ -75,11 +74,6 @@ def _measured(name: str, kind: str, memory: nn.Module, notes: dict[str, Any]) ->
     (minute,) = growth(memory, INPUT_TOKENS, [MINUTE])
     size = sum(p.numel() for p in memory.parameters())
     return Measured(called(name, kind), size, minute, notes["seconds"], [Figure.from_json(row) for row in notes["figures"]])
-
-
-def called(name: str, kind: str) -> str:
-    """What a checkpoint or recipe of this name, with a memory of this class, is called."""
-    return TITLES.get(name, readable(kind))
 
 
 def synthesised(row: Figure) -> bool:
@@ -214,6 +208,16 @@ def _draw_costs() -> None:
         drawn.savefig(IMAGES / "results-costs.png", dpi=130)
 
 
+def draw_minute() -> None:
+    """The memory of the shipped machine over the minute of the demo."""
+    minute = make_minute()
+    watched = Watched.of(list(watch(tt.load("recall-ttm"), minute)))
+    held = holdings(watched.gates, minute.events)
+    with figure(BROAD, 2.2 + 0.38 * held.shape[1]) as drawn:
+        draw_memory(drawn, held, watched.gates, watched.reads, happenings(minute), STEP_SECONDS)
+        drawn.savefig(IMAGES / "memory.png", dpi=110)
+
+
 def _style(index: int, label: str) -> dict[str, object]:
     return {
         "color": SERIES[index % len(SERIES)],
@@ -244,6 +248,7 @@ if __name__ == "__main__":
     README.write_text(filled(README.read_text(encoding="utf-8"), render(measured)), encoding="utf-8")
     RESULTS.write_text(filled(RESULTS.read_text(encoding="utf-8"), render_all(measured)), encoding="utf-8")
     draw(measured)
+    draw_minute()
     SPEED.write_text(speed_page(SPEED.read_text(encoding="utf-8")), encoding="utf-8")
     for file in sorted(MEASURED.glob("*.json")):
         for made in bench_figures(json.loads(file.read_text(encoding="utf-8")), IMAGES):

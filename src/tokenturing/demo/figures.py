@@ -21,6 +21,13 @@ LENGTHS = (1.0, 10.0, 60.0, 600.0)
 """seconds of a stream after which cost and size are measured"""
 SEEN, HEARD = (tuple(f"{sense}-{k}" for k in range(1, 5)) for sense in ("seen", "heard"))
 AGO = "how long ago"
+TITLES = {
+    "recall": "Token Turing Machine, gated",
+    "recall-ttm": "Token Turing Machine, gated",
+    "recall-paper": "Token Turing Machine of the paper",
+    "recall-lstm-wide": "LSTM, equal multiply-adds",
+}
+"""of checkpoints and recipes; the others bear the names of their memories"""
 GROUPS = {
     "seen": (SEEN, ""),
     "heard, new voices": (HEARD, ""),
@@ -55,23 +62,21 @@ def compare(first: RecallModel, first_name: str, lengths: Sequence[float] = LENG
                 continue
             if getattr(model, "task", None) == "recall":
                 models[name] = model
-    classes = [type(model.memory).__name__ for model in models.values()]
     found = [
-        _measure(_readable(name, model, classes), model.memory, getattr(model, "notes", None) or {}, lengths)
+        _measure(called(name, type(model.memory).__name__), model.memory, getattr(model, "notes", None) or {}, lengths)
         for name, model in models.items()
     ]
     for path in sorted(RECIPES.glob("recall-*.toml")):
         recipe = load_recipe(path).options.model
-        if recipe.memory not in classes:  # what a step costs does not depend on the weights
+        if path.stem not in models:  # what a step costs does not depend on the weights
             memory = build_memory(recipe.memory, recipe.options)
-            found.append(_measure(readable(recipe.memory), memory, {}, lengths))
+            found.append(_measure(called(path.stem, recipe.memory), memory, {}, lengths))
     return found
 
 
-def _readable(name: str, model: RecallModel, classes: Sequence[str]) -> str:
-    """What the model is, or its own name where there are several of the kind."""
-    kind = type(model.memory).__name__
-    return name.removeprefix("recall-") if classes.count(kind) > 1 else readable(kind)
+def called(name: str, kind: str) -> str:
+    """What a checkpoint or recipe of this name, with a memory of this class, is called."""
+    return TITLES.get(name, readable(kind))
 
 
 def _measure(name: str, memory: RecurrentModel, notes: dict[str, Any], lengths: Sequence[float]) -> Compared:

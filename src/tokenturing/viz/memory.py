@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_rgba
+from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
 from tokenturing.viz.style import BROAD, HEARD, IDLE, NARROW, RIGHT, SEEN, WRONG, figure, svg
@@ -131,24 +132,39 @@ def memory_figure(
         name: of the figure.
         narrow: drawn for a narrow window.
     """
-    steps, slots = held.shape
+    slots = held.shape[1]
     with figure(NARROW, 2.2 + 0.3 * slots) if narrow else figure(BROAD, 2.2 + 0.38 * slots) as drawn:
-        rows = drawn.subplots(3, 1, sharex=True, height_ratios=[2.2, 1, 1])
-        _draw_held(rows[0], held, happenings, step_seconds, SHORTEST_LABEL[narrow])
-        rows[0].set_title("what each slot holds")
-        extent = (0, steps * step_seconds, slots - 0.5, -0.5)
-        for axes, strength, title in (
-            (rows[1], np.sqrt(gates.clip(0, 1)), "where it writes: its gates"),
-            (rows[2], (reads / full_ink(reads)).clip(0, 1), "what it reads"),
-        ):
-            picture = _map(strength, held, happenings)
-            axes.imshow(picture, aspect="auto", extent=extent, interpolation="none")
-            axes.set_title(title)
-        for axes in rows:
-            axes.set_ylabel("slot")
-            axes.set_yticks(range(0, slots, 4))
-        rows[2].set_xlabel("seconds")
+        draw_memory(drawn, held, gates, reads, happenings, step_seconds, narrow=narrow)
         return svg(drawn, name)
+
+
+def draw_memory(
+    drawn: Figure,
+    held: np.ndarray,
+    gates: np.ndarray,
+    reads: np.ndarray,
+    happenings: Sequence[Happening],
+    step_seconds: float,
+    *,
+    narrow: bool = False,
+) -> None:
+    """The same into an empty figure."""
+    steps, slots = held.shape
+    rows = drawn.subplots(3, 1, sharex=True, height_ratios=[2.2, 1, 1])
+    _draw_held(rows[0], held, happenings, step_seconds, SHORTEST_LABEL[narrow])
+    rows[0].set_title("what each slot holds")
+    extent = (0, steps * step_seconds, slots - 0.5, -0.5)
+    for axes, strength, title in (
+        (rows[1], np.sqrt(gates.clip(0, 1)), "where it writes: its gates"),
+        (rows[2], (reads / full_ink(reads)).clip(0, 1), "what it reads"),
+    ):
+        picture = _map(strength, held, happenings)
+        axes.imshow(picture, aspect="auto", extent=extent, interpolation="none")
+        axes.set_title(title)
+    for axes in rows:
+        axes.set_ylabel("slot")
+        axes.set_yticks(range(0, slots, 4))
+    rows[2].set_xlabel("seconds")
 
 
 def full_ink(reads: np.ndarray) -> float:
