@@ -1,11 +1,14 @@
 """Files and folders that are whole or not there: written aside and renamed, checked when read. No torch is needed for these."""
 
 import ctypes
+import glob
+import hashlib
 import json
 import os
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -15,12 +18,26 @@ from tokenturing.errors import CheckpointError
 
 LARGEST_JSON = 16 * 2**20
 """bytes; a config.json is a few hundred"""
+PARTIAL = ".partial"
+LEFT_SECONDS = 3600.0
+"""after which a file that was being written is taken for left behind: no writer takes that long over one"""
+LONGEST_NAME = 255
+"""bytes that file systems give a name"""
 RENAME_EXCHANGE, RENAME_SWAP, AT_FDCWD = 2, 2, -100
 """of Linux, of macOS, and of Linux for paths as they are"""
 
 
 def write_file(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Put `content`, or what it writes into the file that it gets, at `path` in one move: a crash leaves what was there."""
+    """Put `content`, or what it writes into the file that it gets, at `path` in one move: a crash leaves what was there.
+
+    A link to a file goes on pointing to where the new one is.
+
+    Raises:
+        CheckpointError: there is a folder at `path`.
+    """
+    path = path.resolve() if path.is_symlink() else path
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder: expected a file, or a name that is free")
     partial = beside(path)
     try:
         with partial.open("xb") as file:
@@ -116,8 +133,20 @@ def cache_folder() -> Path:
 
 
 def beside(path: Path) -> Path:
-    """A name in the same folder, so that a rename is one move, that nothing else uses."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    """A name in the same folder, so that a rename is one move, that nothing else uses; what killed writers left is removed."""
+    name = _hidden(path.name)
+    with suppress(OSError):
+        for left in path.parent.glob(f".{glob.escape(name)}.*{PARTIAL}"):
+            if time.time() - left.stat().st_mtime > LEFT_SECONDS:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return path.with_name(f".{name}.{secrets.token_hex(4)}{PARTIAL}")
+
+
+def _hidden(name: str) -> str:
+    """The name itself, or as much of it as leaves room for what is added to it."""
+    if len(os.fsencode(name)) + len(f"..{8 * 'f'}{PARTIAL}") <= LONGEST_NAME:
+        return name
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
 
 
 def read_json(path: Path, writer: str = "tokenturing.save") -> dict[str, Any]:

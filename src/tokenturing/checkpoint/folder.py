@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenturing.checkpoint.build import build, fill
+from tokenturing.checkpoint.build import build, fill, type_name, unsaved_types
 from tokenturing.checkpoint.format import (
     CONFIG,
     FORMAT_VERSION,
@@ -23,6 +23,7 @@ from tokenturing.checkpoint.format import (
     package_version,
     to_json,
     uncompiled,
+    weights_of,
 )
 from tokenturing.checkpoint.tensors import TensorFile, digest, pack
 from tokenturing.errors import CheckpointError, closest
@@ -60,10 +61,11 @@ def save(
         "notes": getattr(model, "notes", {}) if notes is None else notes,
         **config_of(model),
     }
-    weights, original = _cast(model.state_dict(), dtype)
+    weights, original = _cast(weights_of(model), dtype)
     content["save_id"] = digest(weights.items(), to_json(content, "notes"))
     text = to_json(content, "config")
-    _write(Path(folder), text.encode(), pack(weights, {"tokenturing": text, "original_types": original}))
+    metadata = {"tokenturing": text, "original_types": original, "unsaved_types": unsaved_types(model)}
+    _write(Path(folder), text.encode(), pack(weights, metadata))
 
 
 def _cast(weights: dict[str, Tensor], dtype: torch.dtype | None) -> tuple[dict[str, Tensor], str]:
@@ -71,9 +73,7 @@ def _cast(weights: dict[str, Tensor], dtype: torch.dtype | None) -> tuple[dict[s
     stored = {
         name: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor for name, tensor in weights.items()
     }
-    changed = {
-        name: str(tensor.dtype).removeprefix("torch.") for name, tensor in weights.items() if stored[name].dtype != tensor.dtype
-    }
+    changed = {name: type_name(tensor.dtype) for name, tensor in weights.items() if stored[name].dtype != tensor.dtype}
     for name in changed:
         if weights[name].isfinite().all() and not stored[name].isfinite().all():
             raise CheckpointError(f"{name} has values too large for {dtype}: save it in another type")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tokenturing.errors import CheckpointError
 
@@ -21,6 +21,16 @@ def uncompiled(model: nn.Module) -> nn.Module:
     return getattr(model, "_orig_mod", model)
 
 
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict by the names it has where no part of the model is compiled."""
+    return {plain_name(name): tensor for name, tensor in model.state_dict().items()}
+
+
+def plain_name(name: str) -> str:
+    """A weight's name without what torch.compile puts into those of a compiled part."""
+    return name.replace("_orig_mod.", "")
+
+
 def config_of(model: nn.Module) -> dict[str, Any]:
     """The arguments that build the model, which its class keeps as `config`."""
     config, name = getattr(model, "config", None), type(model).__name__
@@ -33,10 +43,23 @@ def config_of(model: nn.Module) -> dict[str, Any]:
 
 def to_json(content: dict[str, Any], what: str) -> str:
     """The text of `content`, always the same for the same values; `what` names it in errors."""
+    _check_keys(content, what)
     try:
         return json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{what} cannot be written as JSON ({error}): expected plain values") from error
+
+
+def _check_keys(content: Any, what: str) -> None:
+    """JSON has no keys but texts: others would come back as texts, silently."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if not isinstance(key, str):
+                raise CheckpointError(f"{what} has the key {key!r}, a {type(key).__name__}: expected texts as keys")
+            _check_keys(value, what)
+    elif isinstance(content, list | tuple):
+        for value in content:
+            _check_keys(value, what)
 
 
 def package_version() -> str:

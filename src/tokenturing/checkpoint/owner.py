@@ -10,7 +10,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tokenturing import state as states
-from tokenturing.checkpoint.format import abbreviated, config_of, to_json, uncompiled
+from tokenturing.checkpoint.format import abbreviated, config_of, to_json, uncompiled, weights_of
 from tokenturing.checkpoint.tensors import digest
 from tokenturing.errors import CheckpointError
 
@@ -21,7 +21,7 @@ def fingerprint(model: nn.Module) -> str:
     A model that was saved in a smaller type (`save(..., dtype=)`) comes back with other weights: another one.
     """
     model = uncompiled(model)
-    return digest(model.state_dict().items(), type(model).__name__, to_json(config_of(model), "config"))
+    return digest(weights_of(model).items(), type(model).__name__, to_json(config_of(model), "config"))
 
 
 class Leaf(NamedTuple):

@@ -5,11 +5,13 @@ Nothing here executes what it reads, and nothing larger than the file itself is 
 
 import hashlib
 import json
+import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -47,7 +49,7 @@ class TensorFile:
         check_is_file(path, kind)
         with _reading(path, kind):
             # One handle for header and tensors: if another process replaces the file meanwhile, we still see one file.
-            self._handle = safe_open(path, framework="pt")
+            self._handle = _opened(path)
             self.metadata: dict[str, str] = dict(self._handle.metadata() or {})
             self.shapes: dict[str, tuple[int, ...]] = {
                 name: tuple(self._handle.get_slice(name).get_shape())
@@ -63,6 +65,19 @@ class TensorFile:
             tensors = {name: self._handle.get_tensor(name).clone() for name in self.shapes}
         _check_sum(tensors, self.metadata, self.path)
         return tensors
+
+
+def _opened(path: Path) -> Any:
+    """The file by its name or, as the library takes only names in UTF-8, by its number."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        number = os.open(path, os.O_RDONLY)
+        try:
+            return safe_open(f"/dev/fd/{number}", framework="pt")
+        finally:
+            os.close(number)
+    return safe_open(path, framework="pt")
 
 
 class TensorBytes:

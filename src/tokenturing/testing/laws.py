@@ -110,6 +110,32 @@ def not_mutated(subject: Subject) -> str | None:
     return None
 
 
+@law("a state is a value")
+def value(subject: Subject) -> str | None:
+    inputs = fresh_copy(subject.inputs)
+    calls: dict[str, Callable[[Any], Any]] = {"the call": lambda given: run(subject, given)}
+    if step := subject.step:
+        calls["step"] = lambda given: step(at(given, 0), subject.initial_state(subject.rows))
+    for name, call in calls.items():
+        state = call(inputs)[1]
+        before = fresh_copy(state)
+        call(changed(subject.inputs))
+        if difference := compare(((), before), ((), state)):
+            return f"{difference} of one session when {name} serves another: sessions share memory, each needs a state of its own"
+        _overwrite(inputs)
+        if difference := compare(((), before), ((), state)):
+            return f"{difference} when the inputs of {name} are overwritten after it: the state is a view of them, not a copy"
+        inputs = fresh_copy(subject.inputs)
+    return None
+
+
+@torch.no_grad()
+def _overwrite(inputs: Any) -> None:
+    """What someone does who uses one buffer for the inputs of all steps."""
+    for _, tensor in leaves(inputs):
+        tensor.copy_(tensor.flip(0).flip(1) if tensor.dtype == torch.bool else tensor + 1)
+
+
 @law("the state keeps its size")
 def constant_size(subject: Subject) -> str | None:
     _, early = run(subject, cut(subject.inputs, 0, 1))
@@ -246,7 +272,7 @@ def gradients(subject: Subject) -> str | None:
         actual = gradients_of(subject, split)
         for name, gradient in whole.items():
             pair = ((), gradient.unsqueeze(0)), ((), actual[name].unsqueeze(0))
-            if difference := compare(*pair, 10 * subject.tolerance):
+            if difference := compare(*pair, 10 * subject.tolerance, among=whole):
                 return (
                     f"the gradient to {name} differs by up to {difference.size:.3g} when {subject.steps} "
                     f"steps come in chunks of {', '.join(map(str, split))}: it is lost at the boundary"

@@ -11,9 +11,13 @@ from torch import nn
 from tokenturing.errors import OptionError, ShapeError, choose
 from tokenturing.testing.laws import LAWS, Unchecked
 from tokenturing.testing.subject import Subject
-from tokenturing.testing.trees import leaves
+from tokenturing.testing.trees import compare, leaves
 
-TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+FLAGS = ("reset", "active")
+TOLERANCES = {
+    **{torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2},
+    **{torch.complex128: 1e-9, torch.complex64: 1e-4},
+}
 
 
 @dataclass(frozen=True)
@@ -145,13 +149,13 @@ def _subject(
     for split in splits or ():
         if sum(split) != steps or min(split) < 1:
             raise OptionError(f"split {list(split)} of {steps} steps: expected lengths of at least 1 that add up")
-    types = [t.dtype for t in tensors if t.is_floating_point()]
+    types = [t.dtype for t in tensors if t.dtype in TOLERANCES]
     return Subject(
         model,
         inputs,
         initial_state,
         step or getattr(model, "step", None),
-        _flags(model),
+        _flags(model, inputs, initial_state),
         max((TOLERANCES[dtype] for dtype in types), default=1e-4) if tolerance is None else tolerance,
         tuple(map(tuple, splits)) if splits else _splits(steps),
         probe_nan,
@@ -159,11 +163,29 @@ def _subject(
     )
 
 
-def _flags(model: Callable[..., Any]) -> frozenset[str]:
-    call = model.forward if isinstance(model, nn.Module) else model
+def _flags(model: Callable[..., Any], inputs: Any, initial_state: Callable[[int], Any]) -> frozenset[str]:
+    """Which of "reset" and "active" the call takes; one that passes on whatever it gets is tried."""
+    inner = getattr(model, "_orig_mod", model)  # what torch.compile returned takes anything
+    call = inner.forward if isinstance(inner, nn.Module) else inner
     parameters = inspect.signature(call).parameters
     anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    return frozenset(flag for flag in ("reset", "active") if anything or flag in parameters)
+    known = [flag for flag in FLAGS if flag in parameters]
+    tried = [flag for flag in FLAGS if anything and flag not in known and _passes_on(flag, model, inputs, initial_state)]
+    return frozenset(known + tried)
+
+
+def _passes_on(flag: str, model: Callable[..., Any], inputs: Any, initial_state: Callable[[int], Any]) -> bool:
+    """Whether a call that takes anything does something with the flag: some pass it on, others swallow it."""
+    first = next(tensor for _, tensor in leaves(inputs))
+    value = torch.full(first.shape[:2], flag == "reset", device=first.device)
+    try:
+        with torch.no_grad():
+            plain = model(inputs, initial_state(len(first)))
+            return compare(plain, model(inputs, initial_state(len(first)), **{flag: value})) is not None
+    except TypeError as error:
+        return flag not in str(error)  # of something else: the laws will find it
+    except Exception:  # the module's own, which the laws will find
+        return True
 
 
 def _splits(steps: int) -> tuple[tuple[int, ...], ...]:

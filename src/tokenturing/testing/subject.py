@@ -127,10 +127,11 @@ def gradients_of(subject: Subject, split: tuple[int, ...]) -> dict[str, Tensor]:
     inputs = map_tree(_leaf, subject.inputs)
     state = map_tree(lambda leaf: leaf if leaf.requires_grad else _leaf(leaf), subject.initial_state(subject.rows))
     result = run_chunks(subject, inputs, split, state)
-    total = torch.zeros(())
+    total = torch.zeros((), device=next(leaves(subject.inputs))[1].device)
     for number, (_, tensor) in enumerate(leaves(result)):
         if tensor.requires_grad:
-            total = total + (tensor * _weights(tensor, number)).sum()
+            parts = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+            total = total + (parts * _weights(parts, number)).sum()
     named = {f"the input {name}".strip(): x for name, x in leaves(inputs)}
     named |= {f"the first state's leaf {name!r}": leaf for name, leaf in leaves(state)}
     if isinstance(subject.model, nn.Module):
@@ -154,4 +155,4 @@ def _weights(tensor: Tensor, seed: int) -> Tensor:
 
 
 def _leaf(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone().requires_grad_(tensor.is_floating_point())
+    return tensor.detach().clone().requires_grad_(tensor.is_floating_point() or tensor.is_complex())

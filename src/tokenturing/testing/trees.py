@@ -40,6 +40,10 @@ def _parts(tree: Any) -> Iterator[tuple[Any, Any]]:
         raise TypeError(f"got a {type(tree).__name__}: expected tensors, or tuples, lists or dicts of them")
 
 
+SMALLEST = 1e-3
+"""of the largest value of a result: numbers below are compared as if they were of this size"""
+
+
 @dataclass(frozen=True)
 class Difference:
     """Where two results differ."""
@@ -62,23 +66,27 @@ class Difference:
 
 
 def compare(
-    expected: tuple[Any, Any], actual: tuple[Any, Any], tolerance: float = 0.0, *, first_step: int = 0
+    expected: tuple[Any, Any], actual: tuple[Any, Any], tolerance: float = 0.0, *, first_step: int = 0, among: Any = None
 ) -> Difference | None:
     """Compare two pairs of (outputs [B, T, ...], state with leaves [B, ...]).
 
     Args:
         expected: the expected pair.
         actual: the actual pair.
-        tolerance: the largest difference allowed, relative to each tensor's largest value, or to 1 if that is larger.
+        tolerance: the largest difference allowed, relative to each tensor's largest value, or to a thousandth of the largest of
+            all tensors if that is larger.
         first_step: the number of the first step, for the message.
+        among: all tensors that the expected ones are some of; None: they are all.
     """
     rows: set[int] = set()
     steps: list[int] = []
     places, largest = [], 0.0
+    everything = expected if among is None else among
+    floor = SMALLEST * max((_largest(tensor) for _, tensor in leaves(everything) if _inexact(tensor)), default=0.0)
     for kind, tree, other in (("output", expected[0], actual[0]), ("state leaf", expected[1], actual[1])):
         theirs = dict(leaves(other))
         for name, tensor in leaves(tree):
-            far = _distance(tensor, theirs.get(name), tolerance)
+            far = _distance(tensor, theirs.get(name), tolerance, floor)
             if not far.any():
                 continue
             rows.update(far.flatten(1).amax(1).nonzero().flatten().tolist())
@@ -89,22 +97,27 @@ def compare(
     return Difference(tuple(sorted(rows)), min(steps, default=None), largest, tuple(places)) if rows else None
 
 
-def _distance(expected: Tensor, actual: Tensor | None, tolerance: float) -> Tensor:
+def _distance(expected: Tensor, actual: Tensor | None, tolerance: float, floor: float) -> Tensor:
     """How far each number is off, [B, T, ...]: 0 within the tolerance, inf for NaN or another shape."""
-    if actual is not None:
-        expected, actual = pad([expected.detach(), actual.detach()])
+    if actual is not None:  # on the CPU, as some devices have no float64
+        expected, actual = pad([expected.detach().cpu(), actual.detach().cpu()])
     if actual is None or actual.shape != expected.shape:
         return torch.full((len(expected), 1, 1), torch.inf)
     shape = (*expected.shape, *[1] * max(0, 3 - expected.dim()))
     same = (expected == actual) | (expected.isnan() & actual.isnan())
-    allowed = tolerance * max(1.0, _largest(expected)) if expected.is_floating_point() else 0.0
-    off = (expected.double() - actual.double()).abs().nan_to_num(torch.inf, torch.inf)
+    allowed = tolerance * max(floor, _largest(expected)) if _inexact(expected) else 0.0
+    wide = torch.complex128 if expected.is_complex() or actual.is_complex() else torch.float64
+    off = (expected.to(wide) - actual.to(wide)).abs().nan_to_num(torch.inf, torch.inf)
     return torch.where(same | (off <= allowed), 0.0, off).reshape(shape)
 
 
 def _largest(tensor: Tensor) -> float:
     finite = tensor[tensor.isfinite()]
     return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def _inexact(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def pad(tensors: Sequence[Tensor]) -> list[Tensor]:
