@@ -15,7 +15,7 @@ SOURCE = Path(tokenturing.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS = [
-    ("errors", "files", "options"),
+    ("errors", "files", "options", "extras"),
     ("state", "layers", "media", "runtime"),
     ("memory", "processors"),
     ("registry", "checkpoint"),

@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tokenturing.errors import MissingExtraError
+
 if TYPE_CHECKING:
     from tokenturing import baselines, runtime, state, testing
     from tokenturing.checkpoint import dump_state, fingerprint, load, load_state, parse_state, save, save_state
@@ -48,7 +50,12 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(_LAZY[name])
+    try:
+        module = importlib.import_module(_LAZY[name])
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MissingExtraError("torch", "torch") from error
     value = getattr(module, name, module)
     globals()[name] = value
     return value

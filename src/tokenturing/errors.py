@@ -1,7 +1,9 @@
 """Errors for people: what came, what was expected, what to do."""
 
 import difflib
+import importlib.metadata
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class TokenTuringError(ValueError):
@@ -21,15 +23,31 @@ class CheckpointError(TokenTuringError):
 
 
 class MissingExtraError(ImportError):
-    """An optional package is missing; the message says how to install it."""
+    """Optional packages are missing; the message says how to install them.
+
+    Args:
+        package: its name; of several, with commas between them.
+        extra: of this package, that has it; several with commas too.
+    """
 
     def __init__(self, package: str, extra: str):
-        super().__init__(f"{package} is not installed; install it with: pip install 'tokenturing[{extra}]'")
+        are, them = ("are", "them") if "," in package else ("is", "it")
+        super().__init__(f"{package} {are} not installed; install {them} with: pip install '{_this_package()}[{extra}]'")
         self.package, self.extra = package, extra
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         """So that a worker process can hand it to its parent."""
         return type(self), (self.package, self.extra)
+
+
+def _this_package() -> str:
+    """What pip knows this package by: its name once it is installed, and else the checkout that it runs from."""
+    try:
+        importlib.metadata.version("tokenturing")
+    except importlib.metadata.PackageNotFoundError:
+        checkout = Path(__file__).parents[2]
+        return str(checkout) if (checkout / "pyproject.toml").exists() else "tokenturing"
+    return "tokenturing"
 
 
 def closest(name: str, valid: Iterable[str]) -> str:

@@ -21,6 +21,9 @@ def demo(
     from rich.console import Console
 
     from tokenturing.cli.common import model_folder
+    from tokenturing.extras import require
+
+    require("cli", "tasks", "speech", "media")
     from tokenturing.demo.run import run
 
     run(Path(out), model_folder(model), fast, Console())

@@ -35,6 +35,7 @@ def evaluate(
     import torch
 
     from tokenturing.cli.common import Progress, display_names, load_any
+    from tokenturing.extras import require
 
     if not checkpoints:
         raise OptionError("evaluate needs a checkpoint: a folder, or a name such as recall-ttm")
@@ -47,7 +48,9 @@ def evaluate(
     }
     with Progress("evaluating") as progress:
         found: dict[str, list[Figure]] = {}
-        for task, names in _tasks_of(models):
+        groups = _tasks_of(models)
+        require(*(extra for task, _ in groups for extra in getattr(task, "extras", ())))
+        for task, names in groups:
             found |= task.evaluate({name: models[name] for name in names}, options, progress.report)
     found = {name: found[name] for name in models}
     if json_file:

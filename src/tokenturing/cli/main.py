@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenturing.errors import MissingExtraError, OptionError, TokenTuringError
+from tokenturing.extras import require
 
 COMMANDS = ("demo", "train", "evaluate", "stream", "export", "bench", "inspect")
 DESCRIPTION = """Token Turing Machines: models that watch an endless stream of pictures and sound, keep what
@@ -48,10 +49,8 @@ def commands() -> dict[str, Callable[..., None]]:
 
 
 def _parse_and_run(arguments: list[str]) -> None:
-    try:
-        import tyro
-    except ImportError as error:
-        raise MissingExtraError("tyro", "cli") from error
+    require("cli")
+    import tyro
 
     tyro.extras.subcommand_cli_from_dict(
         commands(), prog="tokenturing", description=DESCRIPTION, args=_as_settings(arguments) or ["--help"]

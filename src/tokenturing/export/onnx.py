@@ -1,65 +1,122 @@
 """A model's step as an ONNX graph, for `tokenturing.runtime`."""
 
+import copy
 import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.numpy import save
 from torch import nn
 
-from tokenturing.errors import CheckpointError, MissingExtraError, OptionError, choose
+from tokenturing.checkpoint import fingerprint
+from tokenturing.errors import CheckpointError, OptionError, choose
+from tokenturing.export.compare import compare
+from tokenturing.export.own import OwnModel
+from tokenturing.extras import require
 from tokenturing.files import write_folder
+from tokenturing.models.contract import StreamModel
 from tokenturing.models.flat import FREE, ROWS, FlatAsk, FlatStep, example
-from tokenturing.runtime.machine import ANSWERS, ASKED, DESCRIPTION, GRAPH, INITIAL, MASK, load
+from tokenturing.runtime.machine import ANSWERS, ASKED, DESCRIPTION, GRAPH, INITIAL
 
 PRECISIONS = ("float32", "int8", "bf16")
-TOLERANCE = 1e-4
-"""of the largest value, between the float32 graph and the model, on a step with random inputs"""
+UNKNOWN_TO_NUMPY = (torch.bfloat16, torch.complex32, torch.complex64, torch.complex128)
+"""no numpy, or no graph, has them"""
 
 
-def export_onnx(model: nn.Module, folder: str | Path, *, precision: str = "float32") -> Path:
-    """Write a model to a folder that `tokenturing.runtime.load` reads.
+def export_onnx(model: nn.Module, folder: str | Path, *, inputs: Any = None, precision: str = "float32") -> Path:
+    """Write a model to a folder that `tokenturing.runtime.load` reads, after comparing the graph with the model.
 
     Args:
-        model: one that streams (`tokenturing.models.contract.StreamModel`); its state must not grow.
+        model: one of this package, or any module with `initial_state(B) -> state` and `step(inputs, state) -> y, state`, where
+            inputs, state and y are tensors [B, ...] or trees of them; the state must not grow.
         folder: is made; an older export in it is replaced.
+        inputs: one step's inputs as an example, any number of rows; for a module that has no `signature`. All sizes but B are
+            kept.
         precision: "float32"; "int8": weights of matrix products in 8 bits, their inputs rounded when they come; "bf16": the
             float32 graph, which the runtime computes in bfloat16.
 
     Raises:
         OptionError: the model cannot be exported.
         CheckpointError: the folder holds something else, or the graph does not compute what the model does.
-        MissingExtraError: onnx is not installed.
+        MissingExtraError: onnx, or what runs the graph, is not installed.
     """
     choose("precision", precision, PRECISIONS)
+    require("export", *(["bf16"] if precision == "bf16" else []))
     folder = Path(folder)
     if folder.exists() and not ((folder / DESCRIPTION).is_file() or _is_empty_folder(folder)):
         raise CheckpointError(f"{folder} is there and holds no export: expected a folder, or a name that is free")
-    graph = FlatStep(model)
+    _check_types(model, precision)
+    graph = flat_step(model, inputs)
     if graph.growing:
         raise OptionError(
-            f"the state's {', '.join(graph.growing)} grows with the stream: expected a model whose state keeps its size"
+            f"the state's {', '.join(sorted(graph.growing))} grows with the stream: expected a model whose state keeps its size"
         )
 
     def write(aside: Path) -> None:
         _write_graph(graph, aside / GRAPH)
         if graph.queries:
             _write_answers(graph, aside / ANSWERS)
-        save_file(graph.initial_leaves(1), aside / INITIAL)
-        _describe(aside, graph.description("float32"))
-        _compare(graph, aside)
-        if precision == "int8":
-            _quantize(aside / GRAPH)
-        _describe(aside, graph.description(precision))
+        leaves = {name: leaf.detach().numpy() for name, leaf in graph.initial_leaves(1).items()}
+        (aside / INITIAL).write_bytes(save(leaves))
+        _describe(aside, _description(model, graph, "float32"))
+        off = compare(graph, aside, "float32")
+        if precision != "float32":
+            if precision == "int8":
+                from tokenturing.export.quantize import quantize
+
+                quantize(aside / GRAPH)
+            _describe(aside, _description(model, graph, precision))
+            off = compare(graph, aside, precision)
+        _describe(aside, _description(model, graph, precision) | {"off": float(f"{off:.2g}")})
 
     write_folder(folder, write)
     return folder
+
+
+def flat_step(model: nn.Module, inputs: Any = None) -> FlatStep:
+    """The model's step as it is traced, on the CPU.
+
+    Raises:
+        OptionError: the model cannot be exported.
+    """
+    if not isinstance(model, nn.Module):
+        raise OptionError(f"a {type(model).__name__} cannot be exported: expected a torch.nn.Module")
+    if any(tensor.device.type != "cpu" for tensor in [*model.parameters(), *model.buffers()]):
+        model = copy.deepcopy(model).cpu()
+    graph = FlatStep(model if isinstance(model, StreamModel) else OwnModel(model, inputs))
+    parts = [(f"input {name}", one.dtype) for name, one in graph.signature.items()]
+    parts += [(f"state's {name}", leaf.dtype) for name, leaf in graph.initial_leaves(1).items()]
+    for name, dtype in [*parts, ("output", graph.output.dtype)]:
+        if dtype in UNKNOWN_TO_NUMPY:
+            raise OptionError(
+                f"the {name} has type {dtype}, which no runtime takes: expected float32, whole numbers or bool; a complex number "
+                "can be two real ones (torch.view_as_real)"
+            )
+    return graph
+
+
+def _check_types(model: nn.Module, precision: str) -> None:
+    for name, parameter in model.named_parameters() if isinstance(model, nn.Module) else ():
+        if parameter.dtype != torch.float32:
+            smaller = "" if precision == "bf16" else '; precision="bf16" has the runtime compute in bfloat16'
+            raise OptionError(
+                f"{name} has type {parameter.dtype}: expected a model in float32; export copy.deepcopy(model).float(){smaller}"
+            )
+
+
+def _description(model: nn.Module, graph: FlatStep, precision: str) -> dict[str, Any]:
+    """What `tokenturing.runtime` has to know, of a module of the user's own by its own name."""
+    found = graph.description(precision)
+    if isinstance(graph.model, OwnModel):
+        found["class_name"] = type(model).__name__
+        with suppress(CheckpointError):  # without a config, the hash of its weights serves
+            found["fingerprint"] = fingerprint(model)
+    return found
 
 
 def _describe(folder: Path, description: dict[str, Any]) -> None:
@@ -105,14 +162,24 @@ def _write_answers(graph: FlatStep, file: Path) -> None:
 
 
 def _save(module: nn.Module, arguments: tuple[Any, ...], file: Path, **names: Any) -> None:
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("onnxscript", "export") from error
     with _quiet():
-        program = torch.onnx.export(module, arguments, dynamo=True, verbose=False, **names)
+        try:
+            program = torch.onnx.export(module, arguments, dynamo=True, verbose=False, **names)
+        except torch.onnx.OnnxExporterError as error:
+            raise OptionError(
+                f"the step cannot be written as a graph: {_reason(error)}. Branches on values, loops of a length that depends on "
+                "them and numbers of rows taken from an example (write x.shape[0], or -1) are the usual causes"
+            ) from error
     assert program is not None
     program.save(str(file), external_data=False)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what was raised first: the exporter wraps it several times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".:")
 
 
 @contextmanager
@@ -127,37 +194,3 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
-
-
-def _quantize(file: Path) -> None:
-    try:
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-    except ImportError as error:
-        raise MissingExtraError("onnxruntime", "export") from error
-    quantized = file.with_suffix(".int8")
-    # Without the processor's 8-bit dot product, sums of two products overflow unless a bit of the range is left free.
-    quantize_dynamic(file, quantized, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
-    quantized.replace(file)
-
-
-@torch.no_grad()
-def _compare(graph: FlatStep, folder: Path) -> None:
-    """One step of both, of more rows than the graph was traced with."""
-    inputs = {name: torch.cat([part, part.flip(0)[:1]]) for name, part in example(graph.signature).items()}
-    rows = len(next(iter(inputs.values())))
-    leaves = graph.initial_leaves(rows).values()
-    expected = [part.numpy() for part in graph(tuple(inputs.values()), tuple(leaves))]
-    runtime = load(folder, threads=1)
-    arrays = {name: part.numpy() for name, part in inputs.items()}
-    mask = arrays.pop(MASK, None)
-    y, state, perceived = runtime.step_and_perceive(arrays, runtime.initial_state(rows), token_mask=mask)
-    names, found = ["y", *graph.names, *graph.observed], [y, *state, *perceived.values()]
-    if graph.queries:
-        queries = torch.arange(graph.queries).expand(rows, -1)
-        names.append("answers")
-        found.append(runtime.ask(y, queries.numpy()))
-        expected.append(FlatAsk(graph)(torch.from_numpy(y), queries).numpy())
-    for name, came, wanted in zip(names, found, expected, strict=True):
-        error = float(np.abs(came.astype(np.float64) - wanted).max())
-        if not error <= TOLERANCE * max(1.0, float(np.abs(wanted).max())):
-            raise CheckpointError(f"the exported graph's {name} is {error:.2g} off the model's: please report it")

@@ -1,6 +1,5 @@
 """An exported model and its state as a value."""
 
-from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from tokenturing.errors import CheckpointError, ShapeError
 from tokenturing.files import read_json
 from tokenturing.runtime.engines import Array, Engine, open_engine
+from tokenturing.runtime.state import state_type
 
 FORMAT_VERSION = 1
 GRAPH, ANSWERS, INITIAL, DESCRIPTION = "model.onnx", "answers.onnx", "initial_state.safetensors", "runtime.json"
@@ -36,7 +36,13 @@ def load(folder: str | Path, *, threads: int | None = None) -> "Runtime":
     if set(engine.inputs) - {*initial, *(part["name"] for part in description["inputs"])}:
         raise CheckpointError(f"{folder / GRAPH} and {DESCRIPTION} are of different exports: export again")
     answers = open_engine(folder / ANSWERS, description.get("precision", ""), threads) if description.get("queries") else None
-    return Runtime(description, initial, engine, answers)
+    runtime = Runtime(description, initial, engine, answers)
+    runtime._loaded_from = folder.resolve(), threads
+    return runtime
+
+
+def _load_again(folder: Path, threads: int | None) -> "Runtime":
+    return load(folder, threads=threads)
 
 
 def is_export(folder: str | Path) -> bool:
@@ -65,10 +71,17 @@ class Runtime:
         self._leaves: list[str] = list(description["state"])
         self._perceived: list[str] = list(description.get("perceived", []))
         self._initial = [initial[name] for name in self._leaves]
-        self._state = namedtuple("State", [name.replace(".", "_") for name in self._leaves])  # type: ignore[misc]
+        self._state = state_type(tuple(self._leaves))
         self._grows = bool(description.get("grows"))
         self._engine, self._answers = engine, answers
         self.queries: int = description.get("queries", 0)
+        self._loaded_from: tuple[Path, int | None] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process loads the folder again."""
+        if self._loaded_from is None:
+            raise TypeError("only a runtime that was loaded from a folder can be pickled or copied: export the model")
+        return _load_again, self._loaded_from
 
     def initial_state(self, batch_size: int) -> Any:
         """The state of `batch_size` rows before their first step: a NamedTuple of arrays [B, ...]."""

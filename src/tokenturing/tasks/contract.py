@@ -90,6 +90,8 @@ class Task(Protocol):
     """A task; those that subclass it get what may be left out."""
 
     Config: ClassVar[type]
+    extras: ClassVar[tuple[str, ...]] = ()
+    """of this package, that training and evaluating need"""
 
     @abstractmethod
     def build(self) -> nn.Module:

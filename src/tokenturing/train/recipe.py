@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenturing.errors import OptionError, closest
+from tokenturing.extras import require
 from tokenturing.options import assign, build, choice, merge, number
 from tokenturing.registry import TASKS, find_task
 
@@ -61,8 +62,14 @@ class Recipe:
         return json.loads(json.dumps({"task": self.task, "train": asdict(self.train), **asdict(self.options)}))
 
     def build_task(self, report: Any = None) -> Any:
-        """The task."""
-        return find_task(self.task)(self.options, self.train.seed, report)
+        """The task.
+
+        Raises:
+            MissingExtraError: packages that it needs are not installed.
+        """
+        cls = find_task(self.task)
+        require(*getattr(cls, "extras", ()))
+        return cls(self.options, self.train.seed, report)
 
 
 def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:

@@ -107,6 +107,7 @@ class LastDigits(Task):
     """Train, validate, evaluate and stream models that name the last digits."""
 
     Config: ClassVar[type] = LastDigitsOptions
+    extras = ("tasks",)
 
     def __init__(self, options: LastDigitsOptions | None = None, seed: int = 0, report: Report | None = None):
         self.options, self.seed = options or LastDigitsOptions(), seed

@@ -111,6 +111,7 @@ class Recall(Task):
     """
 
     Config = RecallOptions
+    extras = ("speech", "tasks")
 
     def __init__(self, options: RecallOptions | None = None, seed: int = 0, report: Report | None = None):
         self.options = options or RecallOptions()

@@ -174,6 +174,7 @@ class RecallPerception(Task):
     """
 
     Config = PerceptionOptions
+    extras = ("speech", "tasks")
 
     def __init__(self, options: PerceptionOptions | None = None, seed: int = 0, report: Report | None = None):
         self.options, self.seed, self.report = options or PerceptionOptions(), seed, report

@@ -1,0 +1,40 @@
+"""The optional packages, all that are missing named at once and before any work begins."""
+
+import importlib.util
+
+from tokenturing.errors import MissingExtraError
+
+EXTRAS = {
+    "torch": ("torch", "huggingface_hub", "filelock"),
+    "cli": ("tyro", "rich", "matplotlib", "tensorboard"),
+    "speech": ("pyopen-wakeword", "espeakng-loader", "scipy", "soundfile"),
+    "media": ("av", "soundfile"),
+    "tasks": ("scikit-learn",),
+    "runtime": ("onnxruntime",),
+    "bf16": ("openvino",),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+}
+"""the packages of each, as pyproject.toml has them"""
+MODULES = {"pyopen-wakeword": "pyopen_wakeword", "espeakng-loader": "espeakng_loader", "scikit-learn": "sklearn"}
+"""what packages are imported as, where that is another name"""
+WITHOUT_TORCH = {"runtime", "bf16"}
+
+
+def require(*extras: str) -> None:
+    """Raise one error that names all packages of these extras that are missing.
+
+    Raises:
+        MissingExtraError: there are some.
+    """
+    wanted = dict.fromkeys(extras if WITHOUT_TORCH.issuperset(extras) else ("torch", *extras))
+    missing = {extra: [package for package in EXTRAS[extra] if not _is_there(package)] for extra in wanted}
+    missing = {extra: packages for extra, packages in missing.items() if packages}
+    if missing:
+        packages = dict.fromkeys(package for packages in missing.values() for package in packages)
+        if missing.keys() - WITHOUT_TORCH - {"torch"}:  # these bring torch along
+            missing.pop("torch", None)
+        raise MissingExtraError(", ".join(packages), ",".join(missing))
+
+
+def _is_there(package: str) -> bool:
+    return importlib.util.find_spec(MODULES.get(package, package)) is not None
