@@ -261,7 +261,7 @@ def test_what_waits_for_a_track_is_bounded(tmp_path: Path, monkeypatch: pytest.M
         waiting.append(max(len(queue) for queue in self._waiting.values()))
 
     monkeypatch.setattr(demuxing.Shared, "_read", watched)
-    with piped(tmp_path, path.read_bytes()) as pipe:
+    with piped(tmp_path, path.read_bytes()) as pipe, pytest.warns(UserWarning, match="behind the other track"):
         found = list(open_media(pipe))
     assert len(found) == pytest.approx(50, abs=2)
     assert max(waiting) == most

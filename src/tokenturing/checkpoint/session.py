@@ -9,7 +9,7 @@ from tokenturing import state as states
 from tokenturing.checkpoint.format import FORMAT_VERSION, check_version
 from tokenturing.checkpoint.owner import Owner
 from tokenturing.checkpoint.tensors import TensorBytes, check_is_file, pack
-from tokenturing.errors import CheckpointError
+from tokenturing.errors import CheckpointError, a
 from tokenturing.files import write_file
 
 KIND = "a session's state"
@@ -95,7 +95,7 @@ def _parse(data: bytes, model: Any, device: str | torch.device | None, where: st
     theirs = source.metadata.get("fingerprint")
     if owner.fingerprint != theirs:
         raise CheckpointError(
-            f"{where} is the state of another model: of a {source.metadata.get('class_name')} with the "
+            f"{where} is the state of another model: of {a(str(source.metadata.get('class_name')))} with the "
             f"fingerprint {theirs}, and this {owner.class_name} has {owner.fingerprint}; load the model that "
             "it was saved with"
         )

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
+from tokenturing.media.pipe import Pipe
 from tokenturing.media.source import Source, av_package, reason_of, stream_of
 
 MOST_PACKETS, MOST_BYTES = 4096, 64 * 2**20
@@ -61,9 +62,11 @@ class Shared:
         container: open; it is closed with this.
         streams: by kind.
         endless: whether a track may fall silent at any time.
+        pipe: what it is read from, where that is done in Python.
     """
 
-    def __init__(self, container: Any, streams: dict[str, Any], endless: bool) -> None:
+    def __init__(self, container: Any, streams: dict[str, Any], endless: bool, pipe: Pipe | None = None) -> None:
+        self._pipe = pipe
         self.container, self.streams, self._endless = container, streams, endless
         self._packets = container.demux(*streams.values())
         self._waiting: dict[int, deque[Waiting]] = {stream.index: deque() for stream in streams.values()}
@@ -93,6 +96,8 @@ class Shared:
             packet, self.failure = None, reason_of(error)
         except IndexError:
             packet = None  # see Track
+        if self._pipe:
+            self._pipe.check()
         self._clock += time.monotonic() - began
         if packet is None:
             self._ended = True

@@ -38,7 +38,7 @@ class Opening:
             self._close(container)
             raise
         if source.pipe or self.endless:
-            self._shared = Shared(container, self.streams, self.endless)
+            self._shared = Shared(container, self.streams, self.endless, self._pipe)
         else:
             container.close()
 

@@ -10,6 +10,8 @@ STREAMED_RIFF = 0x7FFF0000
 OPEN_SECONDS, READ_SECONDS = 20.0, 15.0
 """for which a network source may keep silent, at first and later, before it counts as broken off"""
 
+IN_ORDER = "of mp4, only the fragmented kind and that with its index in front can; mpegts and mkv can always"
+
 
 class MediaError(TokenTuringError):
     """Media cannot be opened, break off or cannot be written."""
@@ -46,6 +48,8 @@ class Source(NamedTuple):
         try:
             return av.open(file, format=self.format, container_options=options, metadata_errors="replace", timeout=timeout)
         except (av.FFmpegError, OSError, ValueError) as error:
+            if pipe:
+                pipe.check()
             raise MediaError(self._why(reason_of(error))) from None
 
     def _why(self, reason: str) -> str:
@@ -54,8 +58,7 @@ class Source(NamedTuple):
         if self.network:
             return f"cannot open {self.name}: {reason}; is the address right, and does it send pictures or sound now?"
         if self.pipe:
-            hint = "nothing came, or no media that can be read in order: of mp4, only the fragmented kind can; mpegts and mkv can"
-            return f"cannot open {self.name}: {reason} ({hint})"
+            return f"cannot open {self.name}: {reason} (nothing came, or no media that can be read in order: {IN_ORDER})"
         is_mp4 = self.head()[4:] == b"ftyp"
         hint = "a damaged mp4 file, or one cut short before its index" if is_mp4 else "no media, or damaged"
         return f"cannot open {self.name}: {reason} ({hint})"

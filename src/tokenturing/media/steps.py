@@ -18,7 +18,7 @@ from tokenturing.errors import OptionError
 from tokenturing.media.clock import SAMPLE_RATE, STEP_SECONDS, STEPS_PER_SECOND
 from tokenturing.media.opening import Opening
 from tokenturing.media.places import source_of
-from tokenturing.media.source import MediaError, Source, av_package, reason_of
+from tokenturing.media.source import IN_ORDER, MediaError, Source, av_package, reason_of
 from tokenturing.media.tracks import Pictures, Sounds, Track, raise_if_broken
 
 RECONNECT_SECONDS = 60.0
@@ -96,6 +96,11 @@ class Media:
         self.has_video, self.has_sound = "video" in opening.streams, "audio" in opening.streams
         self._next: Opening | None = opening
 
+    @property
+    def name(self) -> str:
+        """What is watched, without passwords."""
+        return self._source.name
+
     def __enter__(self) -> Self:
         return self
 
@@ -140,7 +145,12 @@ class Media:
                 except av_package().FFmpegError as error:
                     reason = f"its kind cannot be converted ({reason_of(error)})"
                     raise MediaError(f"{self._source.name} breaks off at {start:.2f} s: {reason}") from None
-                raise_if_broken(list(tracks.values()), start)
+                try:
+                    raise_if_broken(list(tracks.values()), start)
+                except MediaError as error:
+                    if step or not self._source.pipe:
+                        raise
+                    raise MediaError(f"{error}, or cannot be read in order: {IN_ORDER}") from None
                 if frame is None and sound is None and not any(track.head for track in tracks.values()):
                     break
                 yield MediaStep(start, frame, sound)
