@@ -97,8 +97,6 @@ def test_places_that_cannot_be_written(digits: Path, noise: Path, tmp_path: Path
     for arguments in (
         ("stream", digits, noise, "--jsonl", tmp_path),
         ("stream", digits, noise, "--jsonl", tmp_path / "file" / "in" / "it"),
-        ("evaluate", digits, "--rows", "2", "--json", tmp_path / "file" / "in" / "it"),
-        ("bench", "step", "--models", "LSTM", "--rounds", "1", "--batches", "1", "--out", tmp_path / "file"),
     ):
         said = fails(capsys, *arguments)
         assert "Errno" not in said
