@@ -278,7 +278,7 @@ def test_export_writes_a_folder_that_runs(checkpoint: Path, capsys: pytest.Captu
     y, _ = machine.step(inputs, machine.initial_state(1))
     assert y.shape == (1, 2, 16)
     assert machine.ask(y, [[0, 1, 2]]).shape == (1, 3, len(ANSWERS))
-    assert "expected a model that streams" in fails(capsys, "export", "recall-perception")
+    assert "expected a module with initial_state" in fails(capsys, "export", "recall-perception")
 
 
 def test_an_export_is_evaluated_like_its_checkpoint(checkpoint: Path, bank: Path, tmp_path: Path) -> None:

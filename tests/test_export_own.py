@@ -129,14 +129,14 @@ def branch(self: Any, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     [
         (nn.Linear(2, 2), None, "a Linear cannot be exported, it has no initial_state and no step"),
         (Tensors(), None, "does not say what its step takes: give one step's inputs"),
-        (Tensors(), [torch.randn(3, 4), 2], r"inputs\[1\] is a int"),
+        (Tensors(), [torch.randn(3, 4), 2], r"inputs\[1\] is an int"),
         (Tensors(), torch.tensor(1.0), "has no rows"),
         (changed(step=grow), torch.randn(1, 4), "grows"),
         (changed(step=branch), torch.randn(1, 4), "cannot be written as a graph"),
         (changed(step=lambda self, x, state: (x.sum(), state)), torch.randn(1, 4), "returned y with a tensor of shape"),
         (changed(step=lambda self, x, state: (x, (state,))), torch.randn(1, 4), "a state of another form"),
         (changed(initial_state=lambda self, rows: torch.zeros(1, rows, 4)), torch.randn(1, 4), "has its rows on axis 1"),
-        (changed(initial_state=lambda self, rows: [torch.zeros(rows, 4), 0]), torch.randn(1, 4), r"state\[1\] is a int"),
+        (changed(initial_state=lambda self, rows: [torch.zeros(rows, 4), 0]), torch.randn(1, 4), r"state\[1\] is an int"),
         (
             changed(initial_state=lambda self, rows: torch.zeros(rows, 4).cfloat(), step=lambda self, x, state: (x, state + x)),
             torch.randn(1, 4),

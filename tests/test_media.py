@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tokenturing.errors import MissingExtraError, OptionError, ShapeError, TokenTuringError
-from tokenturing.media import source as media_source
+from tokenturing.media import places
 from tokenturing.media import steps as media
 from tokenturing.media.clock import SAMPLE_RATE, STEP_SAMPLES, STEP_SECONDS
 from tokenturing.media.steps import MediaError, MediaStep, open_media
@@ -540,7 +540,7 @@ def test_a_missing_camera_is_one_clear_error() -> None:
 
 def test_a_camera_is_pictures_without_end_or_sound(monkeypatch: pytest.MonkeyPatch) -> None:
     """FFmpeg's test pattern in place of a device: the same code except for the name of the input."""
-    monkeypatch.setattr(media_source, "_camera", lambda number: ("testsrc=rate=30:size=64x48", "lavfi"))
+    monkeypatch.setattr(places, "_camera", lambda number: ("testsrc=rate=30:size=64x48", "lavfi"))
     with open_media("camera") as opened:
         assert (opened.has_video, opened.has_sound, opened.duration) == (True, False, None)
         steps: list[Any] = [step for step, _ in zip(opened, range(30), strict=False)]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import tokenturing as tt
 from tokenturing.cli import main as cli
-from tokenturing.cli.stream import WIDTH, in_one_line
+from tokenturing.cli.output import WIDTH, in_one_line
 from tokenturing.media.steps import MediaStep, open_media
 from tokenturing.media.writer import write_video
 from tokenturing.models.eager import eager

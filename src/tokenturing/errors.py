@@ -1,7 +1,9 @@
 """Errors for people: what came, what was expected, what to do."""
 
 import difflib
+import errno
 import importlib.metadata
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -64,3 +66,39 @@ def choose(option: str, value: str, valid: Iterable[str]) -> str:
     if value not in names:
         raise OptionError(f"{option}={value!r} is not known: expected {closest(value, names)}")
     return value
+
+
+SPELLED_AN, SPELLED_A = "AEFHILMNORSX", re.compile(r"[Uu](?:ni|se|sa)|[Ee]u|[Oo]n(?:e|ce)")
+"""letters whose names begin with a vowel, and words that begin with one as they are written but not as they are said"""
+
+
+def a(name: str | type) -> str:
+    """A name, or that of a class, behind its article: "an LSTM", "a GRU", "an int"."""
+    word = name if isinstance(name, str) else name.__name__
+    letters = (len(word) > 1 and word[1].isupper()) or word == "ndarray"  # said letter by letter
+    an = word[:1].upper() in SPELLED_AN if letters else word[:1] in "aeiouAEIOU" and not SPELLED_A.match(word)
+    return f"{'an' if an else 'a'} {word}"
+
+
+PLAIN_WORDS = {
+    errno.ENOENT: "there is no file or folder {}",
+    errno.EACCES: "{} may not be read or written by this user: change its permissions, or name another place",
+    errno.EPERM: "{} may not be read or written by this user: change its permissions, or name another place",
+    errno.EISDIR: "{} is a folder: expected a file",
+    errno.ENOTDIR: "{} has a file in the middle of its path: expected folders there",
+    errno.EEXIST: "{} is there already: expected a folder, or a name that is free",
+    errno.ENOSPC: "there is no room left for {}: free some on that disk, or name another place",
+    errno.EROFS: "{} is on a disk that cannot be written to: name another place",
+    errno.ENAMETOOLONG: "the name {} is too long: expected a shorter one",
+}
+_PARTIAL = re.compile(r"\.([^/\\]+)\.[0-9a-f]{8}\.partial$")
+"""names under which `files` writes first"""
+_NUMBERED = re.compile(r"\[(?:Errno|WinError) -?\d+\] ([^:()\[\]]+)(?:: b?(?:'[^']*'|\"[^\"]*\"))?")
+
+
+def in_words(error: BaseException) -> str:
+    """An error in one line, without the numbers and quoted paths of the operating system's."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        name = _PARTIAL.sub(r"\1", str(error.filename2 or error.filename))
+        return PLAIN_WORDS.get(error.errno or 0, "{}: " + error.strerror.replace("{", "{{").replace("}", "}}")).format(name)
+    return " ".join(_NUMBERED.sub(r"\1", str(error)).split()) or type(error).__name__

@@ -14,7 +14,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tokenturing.errors import CheckpointError
+from tokenturing.errors import CheckpointError, a
 
 LARGEST_JSON = 16 * 2**20
 """bytes; a config.json is a few hundred"""
@@ -163,5 +163,5 @@ def read_json(path: Path, writer: str = "tokenturing.save") -> dict[str, Any]:
             raise
         raise CheckpointError(f"{path} is not JSON ({error}): fetch or save it again") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}: expected a JSON object")
+        raise CheckpointError(f"{path} holds {a(type(content))}: expected a JSON object")
     return content

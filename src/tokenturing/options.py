@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import field, fields, is_dataclass, replace
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-from tokenturing.errors import OptionError, closest
+from tokenturing.errors import OptionError, a, closest
 
 Options = TypeVar("Options")
 
@@ -62,7 +62,7 @@ def _fit(name: str, default: Any, value: Any, metadata: Mapping[str, Any]) -> An
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not type(default):
-        raise OptionError(f"{name}={value!r} is a {type(value).__name__}: expected a {type(default).__name__}")
+        raise OptionError(f"{name}={value!r} is {a(type(value))}: expected {a(type(default))}")
     if isinstance(value, int | float) and not isinstance(value, bool):
         _check_range(name, value, metadata)
     if (choices := metadata.get("choices")) and value not in choices:
@@ -72,7 +72,7 @@ def _fit(name: str, default: Any, value: Any, metadata: Mapping[str, Any]) -> An
 
 def _fit_tuple(name: str, default: tuple, value: Any, metadata: Mapping[str, Any]) -> tuple:
     if not isinstance(value, list | tuple):
-        raise OptionError(f"{name}={value!r} is a {type(value).__name__}: expected a list")
+        raise OptionError(f"{name}={value!r} is {a(type(value))}: expected a list")
     if not default:  # as many texts as there are
         if not all(isinstance(part, str) for part in value):
             raise OptionError(f"{name}={list(value)}: expected a list of texts")
@@ -141,7 +141,7 @@ def check_arguments(cls: Callable[..., Any], arguments: Mapping[str, Any], where
         wanted = _types(parameters[name].annotation)
         if wanted and not (type(value) in wanted or (type(value) is int and float in wanted)):
             expected = " or ".join(sorted(one.__name__ for one in wanted))
-            raise OptionError(f"{where}{name}={value!r} is a {type(value).__name__}: expected a {expected}")
+            raise OptionError(f"{where}{name}={value!r} is {a(type(value))}: expected {a(expected)}")
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in arguments:
             raise OptionError(f"{where}{name} is missing: {cls.__name__} needs it")

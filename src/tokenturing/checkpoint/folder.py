@@ -26,7 +26,7 @@ from tokenturing.checkpoint.format import (
     weights_of,
 )
 from tokenturing.checkpoint.tensors import TensorFile, digest, pack
-from tokenturing.errors import CheckpointError, closest
+from tokenturing.errors import CheckpointError, a, closest
 from tokenturing.files import read_json, write_file, write_folder
 from tokenturing.registry import find_class, name_of
 
@@ -147,12 +147,12 @@ def load_folder(folder: Path, cls: type[nn.Module] | None = None, *, device: str
     found = cls if name is None else find_class(str(name))
     assert found is not None
     if cls is not None and not issubclass(found, cls):
-        raise CheckpointError(f"{folder} holds a {name}: expected a {cls.__name__}; tokenturing.load takes either")
+        raise CheckpointError(f"{folder} holds {a(str(name))}: expected {a(cls)}; tokenturing.load takes either")
     model = build(found, {key: value for key, value in content.items() if key not in OWN_KEYS}, file)
     fill(model, file)
     notes = content.get("notes") or {}
     if not isinstance(notes, dict):
-        raise CheckpointError(f"{folder / CONFIG}: notes is a {type(notes).__name__}: expected a table")
+        raise CheckpointError(f"{folder / CONFIG}: notes is {a(type(notes))}: expected a table")
     model.notes = notes  # type: ignore[assignment]
     return model.eval().to(device)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokenturing.errors import CheckpointError
+from tokenturing.errors import CheckpointError, a
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -55,7 +55,7 @@ def _check_keys(content: Any, what: str) -> None:
     if isinstance(content, dict):
         for key, value in content.items():
             if not isinstance(key, str):
-                raise CheckpointError(f"{what} has the key {key!r}, a {type(key).__name__}: expected texts as keys")
+                raise CheckpointError(f"{what} has the key {key!r}, {a(type(key).__name__)}: expected texts as keys")
             _check_keys(value, what)
     elif isinstance(content, list | tuple):
         for value in content:

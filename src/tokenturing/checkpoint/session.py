@@ -11,7 +11,7 @@ from tokenturing import state as states
 from tokenturing.checkpoint.format import FORMAT_VERSION, check_version
 from tokenturing.checkpoint.owner import Owner
 from tokenturing.checkpoint.tensors import TensorBytes, check_is_file, pack
-from tokenturing.errors import CheckpointError
+from tokenturing.errors import CheckpointError, a
 from tokenturing.files import write_file
 
 KIND = "a session's state"
@@ -118,8 +118,8 @@ def _take_other(metadata: Mapping[str, str], owner: Owner, where: str | Path, al
     """Refuse a state of another model, or warn where only the weights are others and that is allowed."""
     name, theirs = metadata.get("class_name"), metadata.get("fingerprint")
     what = (
-        f"{where} is the state of another model: of a {name} with the fingerprint {theirs}, and this {owner.class_name} has "
-        f"{owner.fingerprint}"
+        f"{where} is the state of another model: of {a(str(name))} with the fingerprint {theirs}, and this {owner.class_name} "
+        f"has {owner.fingerprint}"
     )
     if not allowed:
         way = "; or pass allow_other_weights=True, if it was this model before it was trained further"

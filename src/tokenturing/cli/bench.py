@@ -52,12 +52,14 @@ def bench(
     from tokenturing.bench import report
     from tokenturing.bench.contestants import SIZES, contestants, inputs
     from tokenturing.bench.machine import describe, limits
+    from tokenturing.cli.common import device_of
     from tokenturing.errors import choose
     from tokenturing.evaluate.cost import multiply_adds
     from tokenturing.files import write_file
 
     chosen = tuple(choose("WHAT", word, WHAT) for word in what) or WHAT
     rows = _numbers("--batches", batches)
+    device_of(device)
     if min(rounds, steps, threads) < 1 or seconds <= 0:
         raise OptionError("--rounds, --steps, --threads and --seconds: expected numbers above 0")
     only = [name.strip() for name in models.split(",")] if models else None

@@ -9,25 +9,53 @@ from typing import TYPE_CHECKING, Any, Self
 from tokenturing.errors import MissingExtraError, OptionError
 
 if TYPE_CHECKING:
+    import torch
+
     from tokenturing.runtime import Runtime
 
 PLAIN_SECONDS = 10.0
 """between two lines of progress where standard error is no terminal"""
 
 
-def load_runtime(folder_or_name: str) -> "Runtime":
+def device_of(text: str) -> "torch.device":
+    """Where PyTorch is to work: "cpu", "cuda", "cuda:1", "mps", "xpu".
+
+    Raises:
+        OptionError: there is no such device here.
+    """
+    import torch
+
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise OptionError(f"--device {text!r} is no device: expected cpu, cuda, cuda:1 or mps") from None
+    if device.type == "cpu":
+        return device
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    count = torch.accelerator.device_count() if accelerator else 0
+    if accelerator is None or device.type != accelerator.type or (device.index or 0) >= count:
+        there = ", ".join(["cpu", *(f"{accelerator.type}:{index}" for index in range(count) if accelerator)])
+        raise OptionError(f"--device {text}: PyTorch finds no such device here; expected one of: {there}")
+    return device
+
+
+def load_runtime(folder_or_name: str, device: str = "cpu") -> "Runtime":
     """An export, or a trained model on the runtime, ready for one step at a time on one core.
 
     A model is exported when it is first used (some seconds) and kept in the cache folder. What cannot be exported, or a machine
-    without the extra "export", is served by PyTorch, some times slower.
+    without the extra "export", is served by PyTorch, some times slower, and so is every model on another device than the CPU.
     """
     from tokenturing.runtime import is_export, load
 
     if is_export(folder_or_name):
+        _check_on_cpu(folder_or_name, device)
         return load(folder_or_name, threads=1)
     from tokenturing.checkpoint import load as load_model
     from tokenturing.export import cached_runtime, eager
 
+    place = device_of(device)
+    if place.type != "cpu":
+        return eager(load_model(model_folder(folder_or_name)), place)
     model = load_model(model_folder(folder_or_name))
     try:
         return cached_runtime(model, threads=1)
@@ -37,15 +65,21 @@ def load_runtime(folder_or_name: str) -> "Runtime":
         return runtime
 
 
-def load_any(folder_or_name: str, threads: int) -> Any:
+def _check_on_cpu(folder: str, device: str) -> None:
+    if device != "cpu":
+        raise OptionError(f"--device {device}: {folder} is an export, which runs on the CPU; expected the model it was made of")
+
+
+def load_any(folder_or_name: str, threads: int, device: str = "cpu") -> Any:
     """An export on the runtime, or a model as it was trained."""
     from tokenturing.checkpoint import load
     from tokenturing.runtime import is_export
     from tokenturing.runtime import load as load_export
 
     if is_export(folder_or_name):
+        _check_on_cpu(folder_or_name, device)
         return load_export(folder_or_name, threads=threads)
-    return load(model_folder(folder_or_name))
+    return load(model_folder(folder_or_name)).to(device_of(device))
 
 
 def model_folder(folder_or_name: str) -> str:

@@ -19,6 +19,7 @@ def evaluate(
     settings: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], argument("KEY=VALUE", name="set")] = (),
     json_file: Annotated[str, argument("FILE", name="json")] = "",
     threads: Annotated[int, argument("N", hint=None)] = 1,
+    device: Annotated[str, argument("DEVICE", hint=None)] = "cpu",
 ) -> None:
     """Test what models have learned: figures with 95 % intervals, on test data of their task.
 
@@ -31,6 +32,7 @@ def evaluate(
         settings: options of the task.
         json_file: write the figures to this file as well, a list of rows.
         threads: cores to use.
+        device: where models as they were trained work: "cpu", "cuda", "cuda:1", "mps".
     """
     import torch
 
@@ -44,7 +46,8 @@ def evaluate(
     torch.set_num_threads(threads)
     options = dict(_option(setting) for group in settings for setting in group)
     models = {
-        name: load_any(checkpoint, threads) for name, checkpoint in zip(display_names(checkpoints), checkpoints, strict=True)
+        name: load_any(checkpoint, threads, device)
+        for name, checkpoint in zip(display_names(checkpoints), checkpoints, strict=True)
     }
     with Progress("evaluating") as progress:
         found: dict[str, list[Figure]] = {}

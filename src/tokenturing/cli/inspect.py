@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional
 
 from tokenturing.cli.options import argument
-from tokenturing.errors import OptionError
+from tokenturing.errors import OptionError, a
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,7 +80,7 @@ def _show(found: dict[str, Any]) -> None:
     lists = {key: notes.pop(key) for key, value in list(notes.items()) if _is_table(value)}
     name = found.pop("name")
     console = Console()
-    console.print(_pairs(f"{name}: a {found.pop('class')}", found))
+    console.print(_pairs(f"{name}: {a(found.pop('class'))}", found))
     console.print(_pairs("how it was made", notes))
     for title, rows in lists.items():
         console.print(_rows(title.replace("_", " "), rows))
@@ -158,7 +158,7 @@ def _show_writes(name: str) -> None:
 
     model = load(model_folder(name))
     if getattr(model, "task", None) != "recall":
-        raise OptionError(f"{name} is a {type(model).__name__}: --writes expects a model of the recall task")
+        raise OptionError(f"{name} is {a(type(model))}: --writes expects a model of the recall task")
     age = machine_of(model.memory).initial_state(1).age[0].numpy()
     print("step  sees  hears  slot: gate (steps since it was last written)")
     idle = []

@@ -10,17 +10,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenturing.errors import MissingExtraError, OptionError, TokenTuringError
+import tokenturing
+from tokenturing.errors import MissingExtraError, OptionError, TokenTuringError, in_words
 from tokenturing.extras import require
 
 COMMANDS = ("demo", "train", "evaluate", "stream", "export", "bench", "inspect")
 DESCRIPTION = """Token Turing Machines: models that watch an endless stream of pictures and sound, keep what
 matters in a fixed set of memory tokens, and answer questions about it at any time.
 
-Begin with `tokenturing demo`. `tokenturing COMMAND --help` explains a command.
+Begin with `tokenturing demo`. `tokenturing COMMAND --help` explains a command, `tokenturing --version` says which one this is.
 """
 FAILED, INTERRUPTED = 2, 130
-EVALUATE_FLAGS = ("--help", "--set", "--json", "--threads")
+EVALUATE_FLAGS = ("--help", "--set", "--json", "--threads", "--device")
 """ `evaluate`'s own; all others are options of the task"""
 
 
@@ -33,13 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # of `tokenturing inspect ... | head`
+    except BrokenPipeError:  # of `tokenturing stream ... | head`, which has read all that it wants
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(FAILED)
     except (TokenTuringError, MissingExtraError, OSError) as error:
         if os.environ.get("TOKENTURING_TRACEBACK") or (isinstance(error, OSError) and not _is_ours(error)):
             raise
-        print(f"tokenturing: {_one_line(error)}", file=sys.stderr)
+        print(f"tokenturing: {in_words(error)}", file=sys.stderr)
         sys.exit(FAILED)
 
 
@@ -49,6 +49,9 @@ def commands() -> dict[str, Callable[..., None]]:
 
 
 def _parse_and_run(arguments: list[str]) -> None:
+    if arguments == ["--version"]:
+        print(f"tokenturing {tokenturing.__version__}")
+        return
     require("cli")
     import tyro
 
@@ -87,11 +90,7 @@ def _is_ours(error: BaseException) -> bool:
     return True
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _show_warning(message: Any, category: Any, filename: str, *_: Any, **__: Any) -> None:
     """Warnings of ours as one line, others' not at all: people can do nothing about them."""
     if f"{os.sep}tokenturing{os.sep}" in filename:
-        print(f"warning: {_one_line(message)}", file=sys.stderr)
+        print(f"warning: {in_words(message)}", file=sys.stderr)

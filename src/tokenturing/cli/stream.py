@@ -1,27 +1,29 @@
 """`tokenturing stream`"""
 
-import json
+import math
+import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Annotated, NamedTuple
 
 from tyro.conf import Positional, UseAppendAction
 
 from tokenturing.cli.options import argument
+from tokenturing.cli.output import WIDTH, Output
 from tokenturing.errors import OptionError, choose
 from tokenturing.media.clock import STEP_SECONDS
 
 if TYPE_CHECKING:
     from tokenturing.media.steps import Media
-    from tokenturing.tasks.contract import Answer, Event, Session
+    from tokenturing.tasks.contract import Session
+    from tokenturing.tasks.keeping import KeptSession
 
 EVERY = 2.0
 ROUNDING = 1e-6
-WIDTH = 80
-"""columns of what is said in sentences"""
 
 
 class Due(NamedTuple):
@@ -33,47 +35,70 @@ class Due(NamedTuple):
 
 def stream(
     checkpoint: Annotated[Positional[str], argument("CHECKPOINT")],
-    source: Annotated[Positional[str], argument("FILE.mp4|.wav|camera")],
+    source: Annotated[Positional[str], argument("SOURCE")],
     ask: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], argument('"TIME QUESTION"')] = (),
     every: Annotated[float | None, argument("SECONDS", hint="(default: 2, or 0 with --ask)")] = None,
     jsonl: Annotated[str, argument("FILE")] = "",
     all_answers: Annotated[bool, argument("", name="all")] = False,
+    state: Annotated[str, argument("FILE")] = "",
+    audio_track: Annotated[str, argument("N|LANGUAGE", hint="(default: the file's default)")] = "",
+    reconnect: Annotated[float, argument("SECONDS", hint=None)] = 60.0,
+    device: Annotated[str, argument("DEVICE", hint=None)] = "cpu",
 ) -> None:
-    """Let a model watch a video, a sound file or a camera, and answer questions about it.
+    """Let a model watch a video, a sound file, a camera or an endless stream, and answer questions about it.
 
     Each line is what it notices or answers; at the end every question is asked once, and what there is to say is printed. What
     can be asked depends on the model's task. Of recall: "seen 2 last", "heard 1 last" (1 to 4), "heard before 7 was seen" (0 to
     9), "how long ago seen".
 
+    SOURCE is a file with pictures, sound or both; "camera", "camera:1" or /dev/video0; "-" for standard input; a named pipe; or
+    an address (http, https, rtsp, rtsps). Ctrl-C ends what is endless.
+
+    A network stream that states no length and breaks off is tried again at once, then after 1, 2, 4 ... 30 s; the time that was
+    missed passes without pictures and sound. It is over when it was not reached for as long as --reconnect says.
+
     Args:
         checkpoint: the model: a folder, that of an export, or the name of a shipped one, such as recall-ttm.
-        source: a file with pictures, sound or both, or "camera" (or "camera:1"; Ctrl-C ends it).
+        source: what to watch, see above.
         ask: a question and the second at which to ask it, such as --ask "12.0 seen 2 last"
         every: ask a few questions in turn, one every so many seconds; 0: never.
-        jsonl: write everything to this file as well, one JSON object a line.
+        jsonl: write everything to this file as well, one JSON object a line; "-": to standard output, and the rest to standard
+            error.
         all_answers: at the end print the answers "nothing yet" too, one a line.
+        state: keep the session in this file, every half a minute and at the end, and go on with the one that is there: what is
+            watched now then follows what was watched before, and times count from its beginning.
+        audio_track: which sound track to hear.
+        reconnect: seconds in which to reach a network stream again that broke off; 0: not at all.
+        device: "cpu", on the fast runtime, or where else PyTorch is to run the model, such as "cuda".
     """
     from tokenturing.cli.common import display_names, load_runtime
     from tokenturing.media.steps import open_media
+    from tokenturing.tasks.keeping import KeptSession
     from tokenturing.train.recipe import task_of
 
     asked = parse_questions([text for group in ask for text in group])
     seconds = (0.0 if ask else EVERY) if every is None else every
     if seconds < 0:
         raise OptionError(f"--every {seconds:g}: expected seconds, or 0 for never")
-    model = load_runtime(checkpoint)
+    model = load_runtime(checkpoint, device)
     task = task_of(model)
     with ExitStack() as stack:
-        media = stack.enter_context(open_media(source))
+        media = stack.enter_context(open_media(source, audio_track=audio_track or None, reconnect=reconnect))
         session = task.session(model, media)
         for due in asked:
             choose("question", due.question, session.questions)
-        file = stack.enter_context(_open_lines(jsonl)) if jsonl else None
-        _announce(source, media)
+        kept = KeptSession(Path(state), session) if state else None
+        output = Output(stack.enter_context(_open_lines(jsonl)) if jsonl else None, all_answers)
+        output.say(_announced(source, media))
         if knows := getattr(session, "knows", ""):
             name = display_names([checkpoint])[0] or checkpoint
-            print(textwrap.fill(f"{name} knows {knows}", WIDTH, break_on_hyphens=False), flush=True)
-        _watch(media, session, Schedule(asked, seconds, session.rotation), Output(file, all_answers))
+            output.say(textwrap.fill(f"{name} knows {knows}", WIDTH, break_on_hyphens=False))
+        schedule = Schedule(asked, seconds, session.rotation)
+        if kept and kept.steps:
+            output.say(f"going on with {state}, after {kept.steps * STEP_SECONDS:.1f} s")
+            schedule.skip(kept.steps * STEP_SECONDS)
+        with _ended_by_terminate() if kept else nullcontext():
+            _watch(media, session, schedule, output, kept)
 
 
 def parse_questions(texts: Sequence[str]) -> list[Due]:
@@ -100,6 +125,13 @@ class Schedule:
     def __init__(self, asked: Sequence[Due], every: float, rotation: Sequence[str]):
         self.waiting, self.every, self.rotation, self.turn = list(asked), every, rotation, 0
 
+    def skip(self, until: float) -> None:
+        """The time before `until` is past: what was to be asked then is not asked any more."""
+        while self.waiting and self.waiting[0].time < until - ROUNDING:
+            late = self.waiting.pop(0)
+            print(f"not asked, since the session is beyond {late.time:g} s: {late.question}", file=sys.stderr)
+        self.turn = max(math.ceil((until - ROUNDING) / self.every) - 1, 0) if self.every else 0
+
     def due(self, until: float) -> list[str]:
         """The questions whose time is before `until` and that were not yet asked."""
         found = []
@@ -111,28 +143,51 @@ class Schedule:
         return found
 
 
-def _open_lines(path: str) -> IO[str]:
+@contextmanager
+def _open_lines(path: str) -> Iterator[IO[str]]:
+    if path == "-":
+        yield sys.stdout
+        return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return Path(path).open("w", encoding="utf-8")
+    with Path(path).open("w", encoding="utf-8") as file:
+        yield file
 
 
-def _announce(source: str, media: "Media") -> None:
+def _announced(source: str, media: "Media") -> str:
     tracks = [name for name, there in (("pictures", media.has_video), ("sound", media.has_sound)) if there]
     length = f", {media.duration:.1f} s" if media.duration else ""
-    print(f"{source}: {' and '.join(tracks)}{length}", flush=True)
+    return f"{media.name if '://' in source else source}: {' and '.join(tracks)}{length}"
 
 
-def _watch(media: "Media", session: "Session", schedule: Schedule, output: "Output") -> None:
-    """All steps of the media, then every question once; Ctrl-C ends it early, with the questions."""
-    seconds, interrupted = 0.0, False
+@contextmanager
+def _ended_by_terminate() -> Iterator[None]:
+    """What a service manager sends ends the stream as Ctrl-C does, so that the session is kept."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        for begin in _steps(media, session, output):
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _watch(media: "Media", session: "Session", schedule: Schedule, output: Output, kept: "KeptSession | None") -> None:
+    """All steps of the media, then every question once; Ctrl-C ends it early, with the questions."""
+    seconds, interrupted = kept.steps * STEP_SECONDS if kept else 0.0, False
+    try:
+        for begin in _steps(media, session, output, seconds):
+            if kept:
+                kept.advance()
             seconds = begin + STEP_SECONDS
             if questions := schedule.due(seconds):
                 output.answers(begin, session.ask(*questions))
     except KeyboardInterrupt:
-        interrupted = media.duration is not None  # a camera has no other end
-    print(f"\nat the end, after {seconds:.1f} s:")
+        interrupted = media.duration is not None  # what is endless has no other end
+    finally:
+        if kept:
+            kept.save()
+    output.say(f"\nat the end, after {seconds:.1f} s:")
     output.summary(seconds, session.ask(*session.questions))
     for late in schedule.waiting:
         print(f"not asked, since it was over by {late.time:g} s: {late.question}", file=sys.stderr)
@@ -140,88 +195,16 @@ def _watch(media: "Media", session: "Session", schedule: Schedule, output: "Outp
         raise KeyboardInterrupt
 
 
-def _steps(media: "Media", session: "Session", output: "Output") -> Iterator[float]:
+def _steps(media: "Media", session: "Session", output: Output, before: float) -> Iterator[float]:
     """When each step begins, once the model has taken it; a bar shows how far that is."""
     from tokenturing.cli.common import Progress
 
     total = round(media.duration / STEP_SECONDS) if media.duration else 0
     with Progress("watching") if total else nullcontext() as progress:
         for number, step in enumerate(media, start=1):
+            begin = before + step.time
             for event in session.take(step):
-                output.event(step.time, event)
-            yield step.time
+                output.event(begin, event)
+            yield begin
             if progress:
                 progress.update(min(number, total), total)
-
-
-class Output:
-    """Lines for people and, if there is a file, JSON lines for programs.
-
-    Args:
-        file: for the JSON lines.
-        all_answers: whether the summary has a line for each question whose answer is "nothing yet".
-    """
-
-    def __init__(self, file: IO[str] | None, all_answers: bool = False):
-        self.file, self.all_answers, self.noticed = file, all_answers, 0
-
-    def event(self, time: float, event: "Event") -> None:
-        """Something was noticed."""
-        self.noticed += 1
-        print(f"{_clock(time)}  ({event.sense} {event.what})", flush=True)
-        self._write({"time": round(time, 2), "event": event.sense, "what": event.what, "confidence": round(event.confidence, 4)})
-
-    def answers(self, time: float, answers: Sequence["Answer"]) -> None:
-        """Questions were answered."""
-        for answer in answers:
-            print(f"{_clock(time)}  {answer.question}? {answer.answer} ({answer.confidence:.0%})", flush=True)
-            self._write_answer(time, answer, final=False)
-
-    def summary(self, time: float, answers: Sequence["Answer"]) -> None:
-        """Every question was answered at the end: all go to the file, and to people those with something to say."""
-        from tokenturing.tasks.contract import NOTHING_YET
-
-        for answer in answers:
-            self._write_answer(time, answer, final=True)
-        empty = [answer.question for answer in answers if answer.answer == NOTHING_YET]
-        for answer in answers:
-            if self.all_answers or answer.answer != NOTHING_YET:
-                print(f"{_clock(time)}  {answer.question}? {answer.answer} ({answer.confidence:.0%})")
-        if len(empty) == len(answers) and not self.noticed:
-            hint = "" if self.all_answers else " (--all prints them)"
-            print(f'nothing was recognised: all {len(answers)} answers are "{NOTHING_YET}"{hint}')
-        elif empty and not self.all_answers:
-            print(in_one_line(f"{NOTHING_YET}: ", empty))
-
-    def _write_answer(self, time: float, answer: "Answer", final: bool) -> None:
-        self._write(
-            {
-                "time": round(time, 2),
-                "question": answer.question,
-                "answer": answer.answer,
-                "confidence": round(answer.confidence, 4),
-                "final": final,
-            }
-        )
-
-    def _write(self, line: dict[str, Any]) -> None:
-        if self.file is not None:
-            self.file.write(json.dumps(line) + "\n")
-            self.file.flush()
-
-
-def in_one_line(head: str, questions: Sequence[str]) -> str:
-    """As many questions as fit into WIDTH, and how many more there are."""
-    for shown in range(len(questions), 0, -1):
-        more = len(questions) - shown
-        tail = f" ... ({more} more question{'s' * (more > 1)}; --all prints them)" if more else ""
-        line = head + ", ".join(questions[:shown]) + tail
-        if len(line) <= WIDTH:
-            return line
-    return f"{head}{len(questions)} question{'s' * (len(questions) > 1)} (--all prints them)"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02}:{rest:05.2f}" if hours else f"{minutes}:{rest:05.2f}"

@@ -19,6 +19,7 @@ def train(
     out: Annotated[str, argument("FOLDER")] = "",
     speech: Annotated[str, argument("FOLDER")] = "",
     start: Annotated[str, argument("CHECKPOINT", name="from")] = "",
+    device: Annotated[str, argument("DEVICE", hint=None)] = "cpu",
 ) -> None:
     """Train a model from a recipe; go on where the last run was stopped.
 
@@ -30,6 +31,7 @@ def train(
         out: where the run is kept: checkpoints, metrics, the trained model. Default: runs/NAME OF THE RECIPE.
         speech: recordings {digit}_{speaker}_{index}.wav to train on besides the synthesised voices.
         start: begin from the weights of this checkpoint, of a model of the same form.
+        device: where the model learns: "cpu", "cuda", "cuda:1", "mps". A run may go on on another one.
     """
     from tokenturing.train.recipe import load_recipe
 
@@ -37,7 +39,7 @@ def train(
     if speech:
         changes.append(f"speech.folder={json.dumps(speech)}")  # a TOML string is written like JSON's
     loaded = load_recipe(_find(recipe), changes)
-    _train(loaded, Path(out) if out else Path("runs") / Path(recipe).stem, start)
+    _train(loaded, Path(out) if out else Path("runs") / Path(recipe).stem, start, device)
 
 
 def _find(recipe: str) -> Path:
@@ -47,17 +49,18 @@ def _find(recipe: str) -> Path:
     return packaged if not path.exists() and packaged.exists() else path
 
 
-def _train(recipe: "Recipe", folder: Path, start: str) -> None:
+def _train(recipe: "Recipe", folder: Path, start: str, device: str) -> None:
     from tokenturing.checkpoint import load
-    from tokenturing.cli.common import Progress, model_folder
+    from tokenturing.cli.common import Progress, device_of, model_folder
     from tokenturing.train.distributed import Workers
     from tokenturing.train.loop import train as train_model
     from tokenturing.train.resume import FILE
 
+    place = device_of(device)
     workers = Workers(recipe.train.rows)
     begin = load(model_folder(start)) if start else None
     if not workers.first:
-        train_model(recipe, folder, start=begin)
+        train_model(recipe, folder, start=begin, device=place)
         workers.close()
         return
     trained = False
@@ -72,7 +75,8 @@ def _train(recipe: "Recipe", folder: Path, start: str) -> None:
                 progress.label = folder.name
                 progress.update(done, total, _note(metrics))
 
-            model = train_model(recipe, folder, task=recipe.build_task(progress.report), start=begin, report=report)
+            task = recipe.build_task(progress.report)
+            model = train_model(recipe, folder, task=task, start=begin, report=report, device=place)
     except KeyboardInterrupt:
         kept = "the same command goes on from the last checkpoint"
         print(kept if (folder / FILE).exists() else "stopped before the first checkpoint: nothing is kept", file=sys.stderr)

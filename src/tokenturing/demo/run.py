@@ -12,7 +12,7 @@ from tokenturing.demo.live_curve import learn_live
 from tokenturing.demo.report import write_report
 from tokenturing.demo.terminal import show
 from tokenturing.encoders.sound import SpeechEmbedding
-from tokenturing.errors import MissingExtraError, OptionError, TokenTuringError
+from tokenturing.errors import MissingExtraError, OptionError, TokenTuringError, a
 from tokenturing.evaluate.figures import readable
 from tokenturing.evaluate.trace import machine_of
 from tokenturing.media.writer import write_video
@@ -56,7 +56,7 @@ def run(out: Path, model_name: str, fast: bool, console: Console) -> Path:
 def _load(name: str) -> RecallModel:
     model = load(name)
     if getattr(model, "task", None) != "recall":
-        raise OptionError(f"{name} holds a {type(model).__name__}: expected a RecallModel with a memory")
+        raise OptionError(f"{name} holds {a(type(model))}: expected a RecallModel with a memory")
     machine_of(model.memory)
     return model
 

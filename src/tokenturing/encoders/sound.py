@@ -8,6 +8,7 @@ The package's own streaming class gives the same vectors 90 ms later, which is h
 """
 
 import ctypes
+import os
 import threading
 from pathlib import Path
 from types import ModuleType
@@ -133,7 +134,7 @@ class _Network:
 
     def __init__(self, library: ctypes.CDLL, path: Path) -> None:
         self._library = library
-        self._model = library.TfLiteModelCreateFromFile(str(path).encode())
+        self._model = library.TfLiteModelCreateFromFile(os.fsencode(path))
         options = library.TfLiteInterpreterOptionsCreate()
         library.TfLiteInterpreterOptionsSetNumThreads(options, 1)
         self._interpreter = library.TfLiteInterpreterCreate(self._model, options)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenturing.errors import OptionError
+from tokenturing.errors import OptionError, a
 from tokenturing.memory.write import WRITTEN, GatedWrite
 from tokenturing.models.contract import RecurrentModel
 from tokenturing.models.machine import TokenTuringMachine
@@ -44,7 +44,7 @@ class Event(NamedTuple):
 def machine_of(memory: RecurrentModel) -> TokenTuringMachine:
     """The memory, if it is one that can be traced."""
     if not isinstance(memory, TokenTuringMachine):
-        raise OptionError(f"a {type(memory).__name__} has no slots to look at: expected a TokenTuringMachine")
+        raise OptionError(f"{a(type(memory))} has no slots to look at: expected a TokenTuringMachine")
     return memory
 
 

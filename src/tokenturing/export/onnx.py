@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from torch import nn
 
 from tokenturing.checkpoint import fingerprint
-from tokenturing.errors import CheckpointError, OptionError, choose
+from tokenturing.errors import CheckpointError, OptionError, a, choose
 from tokenturing.export.compare import compare
 from tokenturing.export.own import OwnModel
 from tokenturing.extras import require
@@ -85,7 +85,7 @@ def flat_step(model: nn.Module, inputs: Any = None) -> FlatStep:
         OptionError: the model cannot be exported.
     """
     if not isinstance(model, nn.Module):
-        raise OptionError(f"a {type(model).__name__} cannot be exported: expected a torch.nn.Module")
+        raise OptionError(f"{a(type(model))} cannot be exported: expected a torch.nn.Module")
     if any(tensor.device.type != "cpu" for tensor in [*model.parameters(), *model.buffers()]):
         model = copy.deepcopy(model).cpu()
     graph = FlatStep(model if isinstance(model, StreamModel) else OwnModel(model, inputs))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from tokenturing.errors import OptionError
+from tokenturing.errors import OptionError, a
 from tokenturing.models.contract import Input
 from tokenturing.models.flat import ROWS, example
 
@@ -32,17 +32,18 @@ class OwnModel(nn.Module):
 
     def __init__(self, module: nn.Module, inputs: Any = None):
         super().__init__()
-        name = type(module).__name__
         if missing := [part for part in ("initial_state", "step") if not callable(getattr(module, part, None))]:
             raise OptionError(
-                f"a {name} cannot be exported, it has no {' and no '.join(missing)}: expected a module with "
+                f"{a(type(module))} cannot be exported, it has no {' and no '.join(missing)}: expected a module with "
                 "initial_state(B) -> state and step(inputs, state) -> y, state"
             )
         self.module: Any = copy.deepcopy(module).eval()
-        self.config = module.config if isinstance(getattr(module, "config", None), dict) else {}
+        config: Any = getattr(module, "config", None)
+        self.config: dict[str, Any] = config if isinstance(config, dict) else {}
         self._signature, self._inputs = self._described(inputs)
+        first: Any = self.module.initial_state
         with torch.no_grad():
-            state, more = self.module.initial_state(ROWS), self.module.initial_state(ROWS + 1)
+            state, more = first(ROWS), first(ROWS + 1)
         self._state = _tree(state, "state")
         _check_rows(self._state, state, more)
         names = _names(self._state, "state", taken=self._signature)
@@ -77,7 +78,7 @@ class OwnModel(nn.Module):
         if inputs is None:
             if not callable(getattr(self.module, "signature", None)):
                 raise OptionError(
-                    f"a {type(self.module).__name__} does not say what its step takes: give one step's inputs, as in "
+                    f"{a(type(self.module))} does not say what its step takes: give one step's inputs, as in "
                     "export_onnx(model, folder, inputs=torch.randn(1, 3, 16)), or the model a `signature`"
                 )
             return {name: Input(*one) for name, one in self.module.signature().items()}, None
@@ -128,7 +129,7 @@ def _tree(tree: Any, what: str) -> _Tree:
     found = _Tree(tree)
     for path, leaf in zip(found.paths, found.leaves, strict=True):
         if not isinstance(leaf, Tensor):
-            raise OptionError(f"{what}{path} is a {type(leaf).__name__}: expected tensors [B, ...], also for counters and flags")
+            raise OptionError(f"{what}{path} is {a(type(leaf))}: expected tensors [B, ...], also for counters and flags")
     return found
 
 
@@ -160,4 +161,4 @@ def _names(tree: _Tree, alone: str, taken: Iterable[str]) -> list[str]:
 
 
 def _said(leaf: Any) -> str:
-    return f"a tensor of shape {list(leaf.shape)}" if isinstance(leaf, Tensor) else f"a {type(leaf).__name__}"
+    return f"a tensor of shape {list(leaf.shape)}" if isinstance(leaf, Tensor) else a(type(leaf))

@@ -8,7 +8,7 @@ tokens and their gradients instead, and the weight's gradient is one product of 
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -50,6 +50,11 @@ def pays(layer: nn.Linear, x: Tensor) -> bool:
     return SMALLER * (x.numel() // inside) * (inside + outside) < inside * outside
 
 
+def autocast_available(x: Tensor) -> bool:
+    """Whether there is autocast on a tensor's device: not on the one without numbers, "meta"."""
+    return torch.amp.is_autocast_available(x.device.type)
+
+
 class _Loop:
     """The layers of one loop over time, with the slots into which their steps put tokens and gradients."""
 
@@ -58,7 +63,7 @@ class _Loop:
         self.slots: dict[tuple[int, torch.Size, torch.dtype], tuple[Tensor, Tensor | None, list[Any]]] = {}
 
     def linear(self, layer: nn.Linear, x: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(x.device.type):
+        if autocast_available(x) and torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         key = (id(layer), x.shape, x.dtype)
         if key not in self.slots or not self.slots[key][2]:
@@ -126,7 +131,7 @@ class _Step(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, cast)
         ctx.has_bias = bias is not None
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False) if autocast_available(x) else nullcontext():
             return F.linear(x, cast, cast_bias)
 
     @staticmethod

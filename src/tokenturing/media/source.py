@@ -1,19 +1,20 @@
-"""Files and cameras as FFmpeg opens them, and what their headers state."""
+"""Where pictures and sound come from, as FFmpeg opens it: a file, a camera, a pipe or an address in a network."""
 
-import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenturing.errors import MissingExtraError, TokenTuringError
+from tokenturing.media.pipe import Pipe
 
-ATTACHED_PICTURE = 0x400
-"""FFmpeg's flag for the cover of a song"""
 STREAMED_RIFF = 0x7FFF0000
 """bytes; larger sizes are placeholders of writers that cannot go back to the header"""
+OPEN_SECONDS, READ_SECONDS = 20.0, 15.0
+"""for which a network source may keep silent, at first and later, before it counts as broken off"""
+
+IN_ORDER = "of mp4, only the fragmented kind and that with its index in front can; mpegts and mkv can always"
 
 
 class MediaError(TokenTuringError):
-    """A media file or a camera cannot be opened, breaks off or cannot be written."""
+    """Media cannot be opened, break off or cannot be written."""
 
 
 class Source(NamedTuple):
@@ -26,27 +27,46 @@ class Source(NamedTuple):
     format: str | None = None
     """FFmpeg's input device, None for a file"""
     kinds: tuple[str, ...] = ("video", "audio")
+    audio_track: int | str | None = None
+    """which sound track: its number from 1, or its language; None: the default one"""
+    options: tuple[tuple[str, str], ...] = ()
+    """for FFmpeg, besides those of `open`"""
+    pipe: bool = False
+    """whether it is read by Python, once and in order"""
+    network: bool = False
 
-    def open(self) -> Any:
-        """An open PyAV container, or a MediaError that says what is wrong."""
+    def open(self, pipe: Pipe | None = None) -> Any:
+        """An open PyAV container, or a MediaError that says what is wrong; a pipe is opened before and closed after."""
         # Titles need not be UTF-8, hence "replace"; a playlist posing as a video must not reach the network.
-        options: dict[str, str] = {} if self.format else {"protocol_whitelist": "file"}
+        options = {} if self.format else {"protocol_whitelist": "file"}
         if self.format == "avfoundation":
             options["framerate"] = "30"  # Apple's own cameras refuse its default of 29.97
+        options |= dict(self.options)
+        timeout = (OPEN_SECONDS, READ_SECONDS) if self.network else None
+        av = av_package()
+        file = pipe or self.address
         try:
-            return av_package().open(self.address, format=self.format, container_options=options, metadata_errors="replace")
-        except (av_package().FFmpegError, OSError, ValueError) as error:
+            return av.open(file, format=self.format, container_options=options, metadata_errors="replace", timeout=timeout)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            if pipe:
+                pipe.check()
             raise MediaError(self._why(reason_of(error))) from None
 
     def _why(self, reason: str) -> str:
         if self.format:
             return f"cannot open {self.name}: {reason}; is it connected, free and allowed to this user?"
+        if self.network:
+            return f"cannot open {self.name}: {reason}; is the address right, and does it send pictures or sound now?"
+        if self.pipe:
+            return f"cannot open {self.name}: {reason} (nothing came, or no media that can be read in order: {IN_ORDER})"
         is_mp4 = self.head()[4:] == b"ftyp"
         hint = "a damaged mp4 file, or one cut short before its index" if is_mp4 else "no media, or damaged"
         return f"cannot open {self.name}: {reason} ({hint})"
 
     def head(self) -> bytes:
-        """The first 8 bytes of a file, b"" if it cannot be read."""
+        """The first 8 bytes of a file, b"" if it cannot be read or is none."""
+        if self.pipe or self.network:
+            return b""
         try:
             with open(self.name, "rb") as file:
                 return file.read(8)
@@ -65,52 +85,50 @@ def av_package() -> Any:
 
 def reason_of(error: Exception) -> str:
     """FFmpeg's words for an error."""
+    if type(error).__name__ == "ExitError":
+        return "nothing came for too long"
     return str(getattr(error, "strerror", None) or error)
 
 
-def source_of(source: str | Path) -> Source:
-    """The file or camera, checked as far as possible without opening it."""
-    if isinstance(source, str) and (source == "camera" or source.startswith("camera:")):
-        number = source.removeprefix("camera").removeprefix(":") or "0"
-        if not number.isdecimal():
-            raise MediaError(f"{source!r} is not a camera: expected 'camera' or 'camera:N', such as 'camera:1'")
-        return Source(f"camera {number}", *_camera(int(number)), ("video",))
-    path = Path(source)
-    if path.is_dir():
-        raise MediaError(f"{path} is a folder: expected a media file, such as one of those in it")
-    if not path.exists():
-        raise MediaError(f"there is no file {path}: expected a media file")
-    if not path.is_file():
-        raise MediaError(f"{path} is a pipe or device: expected a media file, or 'camera' for a camera")
-    if path.stat().st_size == 0:
-        raise MediaError(f"{path} is empty (0 bytes): expected a media file")
-    return Source(str(path), f"file:{path}")  # "file:", because FFmpeg takes "a:b.mp4" for a protocol
+def stream_of(container: Any, kind: str, audio_track: int | str | None = None) -> Any:
+    """The track of a kind to watch or hear, None if there is none that can be decoded.
+
+    The one that the file marks as its default, not a commentary nor a song's cover; the first of several such ones. Of sound
+    tracks another one can be chosen.
+
+    Raises:
+        MediaError: there is no such sound track.
+    """
+    streams = list(getattr(container.streams, kind))
+    if kind == "audio" and audio_track is not None:
+        return _chosen(streams, audio_track)
+    usable = [stream for stream in streams if stream.codec_context is not None and not _marks(stream, *COVERS)]
+    return max(usable, key=lambda stream: (_marks(stream, "default"), not _marks(stream, *ASIDE)), default=None)
 
 
-def _camera(number: int) -> tuple[str, str]:
-    """FFmpeg's (address, input format) of the n-th camera."""
-    if sys.platform == "darwin":
-        return str(number), "avfoundation"
-    if sys.platform == "win32":
-        devices = av_package().enumerate_input_devices("dshow")
-        names = [device.name for device in devices if "video" in device.media_types]
-        if number >= len(names):
-            raise MediaError(f"there is no camera {number}: Windows lists {len(names)}, counted from 0")
-        return f"video={names[number]}", "dshow"
-    address = f"/dev/video{number}"
-    if not Path(address).exists():
-        others = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*"))) or "none"
-        raise MediaError(f"there is no camera {number}: {address} does not exist (there are: {others})")
-    return address, "v4l2"
+COVERS = ("attached_pic", "timed_thumbnails", "still_image")
+ASIDE = ("comment", "hearing_impaired", "visual_impaired", "dub", "karaoke", "dependent", "descriptions")
+"""FFmpeg's words for tracks that are no picture to watch, and for those beside the main one"""
 
 
-def stream_of(container: Any, kind: str) -> Any:
-    """The first track of a kind that can be decoded, not counting a song's cover; None if there is none."""
-    for stream in getattr(container.streams, kind):
-        cover = getattr(stream, "disposition", 0) & ATTACHED_PICTURE  # PyAV 12 lacks it
-        if stream.codec_context is not None and not cover:
+def _marks(stream: Any, *names: str) -> bool:
+    """Whether a track bears any of these marks of FFmpeg's."""
+    marks = getattr(stream, "disposition", None)  # PyAV 12 lacks it
+    return marks is not None and any(marks & getattr(type(marks), name, 0) for name in names)
+
+
+def _chosen(streams: list[Any], wanted: int | str) -> Any:
+    for number, stream in enumerate(streams, start=1):
+        if wanted in (number, str(number), stream.metadata.get("language")) and stream.codec_context is not None:
             return stream
-    return None
+    there = ", ".join(f"{number} ({_described(stream)})" for number, stream in enumerate(streams[:20], start=1)) or "none"
+    raise MediaError(f"there is no sound track {wanted!r}: expected its number or its language; there are: {there}")
+
+
+def _described(stream: Any) -> str:
+    """A track's language and title, or its codec."""
+    parts = [stream.metadata.get(key, "")[:40] for key in ("language", "title")]
+    return ", ".join(part for part in parts if part) or getattr(stream.codec_context, "name", "not to be decoded")
 
 
 def stated_end_of(source: Source, container: Any) -> float | None:

@@ -1,12 +1,13 @@
-"""Media files and cameras in steps of 80 ms: a small grey frame and 1280 samples of sound each.
+"""Media in steps of 80 ms: a small grey frame and 1280 samples of sound each. Files, cameras, pipes and network streams.
 
-PyAV (FFmpeg) reads packet by packet. Pictures and sound have a demuxer each, so memory holds a frame or two of either, however
+PyAV (FFmpeg) reads packet by packet. The tracks of a file have a demuxer each, so memory holds a frame or two of either, however
 badly a file interleaves them. Time 0 is the first picture or sound, whatever the recording's own clock; all times are in seconds.
 """
 
+import time
+import warnings
 import weakref
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -15,19 +16,17 @@ import numpy as np
 
 from tokenturing.errors import OptionError
 from tokenturing.media.clock import SAMPLE_RATE, STEP_SECONDS, STEPS_PER_SECOND
-from tokenturing.media.source import (
-    MediaError,
-    Source,
-    av_package,
-    reason_of,
-    source_of,
-    stated_end_of,
-    stream_of,
-)
+from tokenturing.media.opening import Opening
+from tokenturing.media.places import source_of
+from tokenturing.media.source import IN_ORDER, MediaError, Source, av_package, reason_of
 from tokenturing.media.tracks import Pictures, Sounds, Track, raise_if_broken
 
-NO_MEDIA = ("tty", "hls", "dash", "concat")
-"""formats of FFmpeg's that are refused: text shown as pictures, and playlists, which open other files"""
+RECONNECT_SECONDS = 60.0
+LONGEST_RECONNECT_SECONDS = 86_400.0
+WAITS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""seconds before each try to reach a network stream again; the last one ever after"""
+SETTLED_STEPS = 13
+"""after so many steps (a second) the next loss begins with the shortest wait again"""
 
 
 class MediaStep(NamedTuple):
@@ -41,11 +40,30 @@ class MediaStep(NamedTuple):
     """float32 [STEP_SECONDS * sample_rate], mono in -1..1: the sound during the step"""
 
 
-def open_media(source: str | Path, *, frame_size: int = 32, sample_rate: int = SAMPLE_RATE) -> "Media":
-    """Open a file (mp4, mkv, avi, wav, flac, ...) or a camera ("camera", "camera:1") as `MediaStep`s.
+def open_media(
+    source: str | Path,
+    *,
+    frame_size: int = 32,
+    sample_rate: int = SAMPLE_RATE,
+    audio_track: int | str | None = None,
+    reconnect: float = RECONNECT_SECONDS,
+) -> "Media":
+    """Open what is to be watched or heard as `MediaStep`s.
+
+    A network stream that states no length is endless. Where it breaks off or ends it is tried again: at once, then after 1, 2, 4
+    ... 30 s, until `reconnect` seconds have passed since its last step; only then it is over. Time goes on meanwhile: the steps
+    that were missed follow without pictures and sound.
 
     >>> with open_media("talk.mp4") as media:
     ...     for time, frame, sound in media: ...
+
+    Args:
+        source: a file (mp4, mkv, avi, wav, flac, ...), a camera ("camera", "camera:1", "/dev/video0"), "-" for standard input, a
+            named pipe, or an address (http, https, rtsp, rtsps).
+        frame_size: pixels of a frame's side.
+        sample_rate: of the sound.
+        audio_track: which sound track: its number from 1, or its language; None: the file's default.
+        reconnect: seconds in which to reach an endless network stream again; 0: not at all.
     """
     if frame_size < 1:
         raise OptionError(f"frame_size={frame_size}: expected 1 pixel or more")
@@ -55,33 +73,33 @@ def open_media(source: str | Path, *, frame_size: int = 32, sample_rate: int = S
             f"sample_rate={sample_rate} has no whole number of samples in a step of {1000 * STEP_SECONDS:g} ms: "
             f"expected a multiple of {STEPS_PER_SECOND.numerator} Hz, such as 8000, 16000 or 48000"
         )
-    return Media(source_of(source), frame_size, sample_rate)
+    if not 0 <= reconnect <= LONGEST_RECONNECT_SECONDS:
+        raise OptionError(f"reconnect={reconnect:g}: expected 0 to {LONGEST_RECONNECT_SECONDS:g} seconds")
+    return Media(source_of(source, audio_track), frame_size, sample_rate, reconnect)
 
 
 class Media:
-    """A file or camera: an iterable of `MediaStep` and a context manager; each `iter` begins a file anew."""
+    """An iterable of `MediaStep` and a context manager; each `iter` begins a file anew, and pipes can be read only once."""
 
     has_video: bool
     has_sound: bool
     duration: float | None
     """seconds, as the file states or FFmpeg estimates; None if unknown"""
 
-    def __init__(self, source: Source, frame_size: int, sample_rate: int) -> None:
+    def __init__(self, source: Source, frame_size: int, sample_rate: int, reconnect: float = RECONNECT_SECONDS) -> None:
         self._source, self._frame_size, self._sample_rate = source, frame_size, sample_rate
+        self._reconnect = reconnect
         self._running: weakref.WeakSet[Generator] = weakref.WeakSet()
         self._closed = False
-        with source.open() as container:
-            form = container.format.name
-            self._kinds = [kind for kind in source.kinds if stream_of(container, kind) is not None]
-            if not self._kinds or form in NO_MEDIA:
-                found = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-                raise MediaError(
-                    f"{source.name} has no picture or sound (FFmpeg found: {found}; format {form}): expected a media file"
-                )
-            known = not source.format and (container.duration or 0) > 0
-            self.duration = container.duration / 1e6 if known else None
-            self._stated_end = stated_end_of(source, container)
-        self.has_video, self.has_sound = "video" in self._kinds, "audio" in self._kinds
+        opening = Opening(source)
+        self.duration = opening.duration
+        self.has_video, self.has_sound = "video" in opening.streams, "audio" in opening.streams
+        self._next: Opening | None = opening
+
+    @property
+    def name(self) -> str:
+        """What is watched, without passwords."""
+        return self._source.name
 
     def __enter__(self) -> Self:
         return self
@@ -90,27 +108,34 @@ class Media:
         self.close()
 
     def close(self) -> None:
-        """End all running iterations and release the file or camera."""
+        """End all running iterations and release the source."""
         self._closed = True
         for steps in list(self._running):
             steps.close()
+        if self._next:
+            self._next.close()
 
     def __iter__(self) -> Iterator[MediaStep]:
         if self._closed:
             raise MediaError(f"{self._source.name} is closed: open it again with open_media")
-        steps = self._steps()
+        if self._next is None and self._source.pipe:
+            raise MediaError(f"{self._source.name} has been read: what comes through a pipe can be read only once")
+        opening = self._next or Opening(self._source)
+        if opening.once:
+            self._next = None
+        endless = opening.endless and self._source.network
+        steps = self._reconnecting(opening) if endless else self._read(opening)
         self._running.add(steps)
         return steps
 
-    def _steps(self) -> Generator[MediaStep, None, None]:
-        with ExitStack() as stack:
-            stated_end = self._stated_end if len(self._kinds) == 1 else None
-            tracks = {kind: stack.enter_context(Track(self._source, kind, stated_end)) for kind in self._kinds}
-            zero = min((track.head[0] for track in tracks.values() if track.head), default=0.0)
+    def _read(self, opening: Opening) -> Generator[MediaStep, None, None]:
+        """The steps of a source that was opened, from 0 on."""
+        with opening.tracks() as tracks:
+            zero = min((track.head[0] for track in tracks.values() if track.head and track.head[1] is not None), default=0.0)
             for track in tracks.values():
-                track.zero = zero
-            pictures = Pictures(tracks["video"], self._frame_size) if self.has_video else None
-            sounds = Sounds(tracks["audio"], self._sample_rate) if self.has_sound else None
+                track.begin_at(zero)
+            pictures = Pictures(tracks["video"], self._frame_size) if "video" in tracks else None
+            sounds = Sounds(tracks["audio"], self._sample_rate) if "audio" in tracks else None
             step = 0
             while True:
                 start = step * STEP_SECONDS
@@ -120,18 +145,59 @@ class Media:
                 except av_package().FFmpegError as error:
                     reason = f"its kind cannot be converted ({reason_of(error)})"
                     raise MediaError(f"{self._source.name} breaks off at {start:.2f} s: {reason}") from None
-                raise_if_broken(list(tracks.values()), start)
+                try:
+                    raise_if_broken(list(tracks.values()), start)
+                except MediaError as error:
+                    if step or not self._source.pipe:
+                        raise
+                    raise MediaError(f"{error}, or cannot be read in order: {IN_ORDER}") from None
                 if frame is None and sound is None and not any(track.head for track in tracks.values()):
                     break
                 yield MediaStep(start, frame, sound)
                 step += 1
-            self._judge_end(step, list(tracks.values()))
+            self._judge_end(step, list(tracks.values()), opening)
 
-    def _judge_end(self, steps: int, tracks: list[Track]) -> None:
+    def _judge_end(self, steps: int, tracks: list[Track], opening: Opening) -> None:
         """After the last step: was there any, and is the file as long as it states?"""
+        if opening.failure and not opening.endless:
+            raise MediaError(f"{self._source.name} breaks off at {steps * STEP_SECONDS:.2f} s: {opening.failure}")
         if steps == 0:
             raise MediaError(f"{self._source.name} has a length of zero: expected pictures or sound in it")
         last = max(tracks, key=lambda track: track.end)
-        if self._stated_end is not None and all(track.stated_end is None for track in tracks):
-            last.judge_end(self._stated_end)
+        if opening.stated_end is not None and all(track.stated_end is None for track in tracks):
+            last.judge_end(opening.stated_end)
             raise_if_broken([last], np.inf)
+
+    def _reconnecting(self, opening: Opening | None) -> Generator[MediaStep, None, None]:
+        """The steps of an endless network stream, over all its connections, and those that were missed between them."""
+        name, number, tries, reason = self._source.name, 0, 0, ""
+        alive = time.monotonic()
+        while True:
+            began = number
+            try:
+                opening = opening or Opening(self._source)
+                missed = round((time.monotonic() - alive) / STEP_SECONDS) if number else 0
+                for step in self._read(opening):
+                    for _ in range(missed):
+                        yield MediaStep(number * STEP_SECONDS, None, None)
+                        number += 1
+                    missed = 0
+                    yield step._replace(time=number * STEP_SECONDS)
+                    number += 1
+                    alive = time.monotonic()
+                reason = opening.failure or "it ended"
+            except MediaError as error:
+                reason = str(error)
+            opening = None
+            tries = 0 if number - began >= SETTLED_STEPS else tries
+            if tries == 0 and self._reconnect:
+                warnings.warn(f"{name} broke off at {number * STEP_SECONDS:.2f} s ({reason}): trying again", stacklevel=2)
+            wait = WAITS[min(tries, len(WAITS) - 1)]
+            tries += 1
+            if time.monotonic() + wait - alive > self._reconnect:
+                break
+            time.sleep(wait)
+        if not number:
+            raise MediaError(reason)
+        given_up = f": not reached again within {self._reconnect:g} s" if self._reconnect else ""
+        warnings.warn(f"{name} is over at {number * STEP_SECONDS:.2f} s ({reason}){given_up}", stacklevel=2)

@@ -2,19 +2,14 @@
 
 import warnings
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from tokenturing.media.clock import STEP_SECONDS, STEPS_PER_SECOND
-from tokenturing.media.source import (
-    MediaError,
-    Source,
-    av_package,
-    reason_of,
-    stated_track_end,
-    stream_of,
-)
+from tokenturing.media.demuxing import Feed
+from tokenturing.media.orientation import orientation_of
+from tokenturing.media.source import MediaError, av_package, reason_of, stated_track_end
 
 RAGGED_SECONDS = 1.0
 """damage shorter than this is bridged with a warning; longer damage is an error"""
@@ -24,6 +19,8 @@ LONGEST_GAP_SECONDS = 3600.0
 """a longer jump forward is a damaged timestamp, not a pause"""
 LONGEST_RETURN_SECONDS = 10.0
 """a longer jump back is a damaged timestamp"""
+LONGEST_LIVE_GAP_SECONDS = 10.0
+"""of an endless source: a longer jump forward, or one back of RAGGED_SECONDS, is a clock that was set anew: time goes on"""
 ROUNDING_SECONDS = 1e-3
 """rounding of timestamps; less than this beyond a step does not make another step"""
 RAGGED_END_SECONDS = 0.2
@@ -38,30 +35,39 @@ def raise_if_broken(tracks: list["Track"], start: float) -> None:
 
 
 class Track:
-    """One track through a demuxer of its own; `head` is the next decoded (time, frame), None after the last.
+    """One track; `head` is the next decoded (time, frame), None after the last. No frame: there is nothing before that time.
 
     Times are on the file's own clock; `zero` is the time on it that callers see as 0.
+
+    Args:
+        feed: its packets.
+        label: what to call it in messages.
+        stated_end: of the file, where it states one.
+        endless: whether damage and clocks that are set anew are passed over, since there is no whole to be part of.
     """
 
-    def __init__(self, source: Source, kind: str, stated_end: float | None) -> None:
-        self._container = source.open()
-        self.stream = stream_of(self._container, kind)
-        self.label = f"the {'picture' if kind == 'video' else 'sound'} of {source.name}"
-        self.stated_end = stated_track_end(self._container, self.stream) or stated_end
-        self.zero = 0.0
+    def __init__(self, feed: Feed, label: str, stated_end: float | None, endless: bool = False) -> None:
+        self._feed, self._endless = feed, endless
+        self.stream, self.label = feed.stream, label
+        self.stated_end = stated_track_end(feed.container, feed.stream) or stated_end
+        self.zero = self._shift = 0.0
         self.end = float((self.stream.start_time or 0) * self.stream.time_base)  # all before it is decoded
         self.failure: str | None = None  # why the track breaks off, if it does
-        self._begun = self._warned = False
+        self._begun = self._warned = self._filled = False
         self._damage: str | None = None  # why packets could not be decoded, until bridged
         self._damage_end = -np.inf  # end of the last packet that could not be decoded
         self._frames = self._decoded()
         self.head: tuple[float, Any] | None = next(self._frames, None)
 
-    def __enter__(self) -> Self:
-        return self
+    def close(self) -> None:
+        """Part with its packets."""
+        self._feed.close()
 
-    def __exit__(self, *_: object) -> None:
-        self._container.close()
+    def begin_at(self, zero: float) -> None:
+        """Set the time that callers see as 0; a track of which nothing has come yet is silent from there on."""
+        self.zero = zero
+        if self.head and self.head[1] is None:
+            self.head, self.end, self._begun = (zero, None), zero, True
 
     @property
     def seconds_read(self) -> float:
@@ -77,9 +83,14 @@ class Track:
 
     def _decoded(self) -> Iterator[tuple[float, Any]]:
         try:
-            for packet in self._container.demux(self.stream):
+            for packet in self._feed.packets():
+                if packet is None:
+                    self.end += STEP_SECONDS
+                    self._filled = True
+                    yield self.end, None
+                    continue
                 for frame in self._decode(packet):
-                    time = self.end if frame.time is None else frame.time
+                    time = self._time_of(frame)
                     self._judge_gap(time)
                     if self.failure:
                         return
@@ -93,6 +104,20 @@ class Track:
         except IndexError:
             pass  # PyAV fails so at the end of files in which other tracks appear midway; this one is complete by then
         self.judge_end(self.stated_end)
+
+    def _time_of(self, frame: Any) -> float:
+        """When it begins; of an endless source on a clock that never jumps far."""
+        time = self.end if frame.time is None else frame.time + self._shift
+        gap, back = time - self.end, LONGEST_LIVE_GAP_SECONDS if self._filled else RAGGED_SECONDS
+        if self._endless and self._begun and not -back <= gap <= LONGEST_LIVE_GAP_SECONDS:
+            self._shift -= gap
+            time = self.end
+        if self._filled and time < self.end - RAGGED_SECONDS:
+            self._warn(
+                f"lags {self.end - time:.1f} s behind the other track at {self.seconds_read:.2f} s and is left out as long"
+            )
+        self._filled = False
+        return time
 
     def _decode(self, packet: Any) -> list[Any]:
         try:
@@ -116,7 +141,7 @@ class Track:
         gap = time - self.end
         if self._begun and not -LONGEST_RETURN_SECONDS <= gap <= LONGEST_GAP_SECONDS:
             self.failure = f"its timestamps jump by {gap:.0f} s; the file is damaged or pieced together"
-        elif self._damage and self._begun and gap > RAGGED_SECONDS:
+        elif self._damage and self._begun and gap > RAGGED_SECONDS and not self._endless:
             self.failure = f"{self._damage}; the file is damaged"
         elif self._damage:
             self._warn(f"could not be decoded near {self.seconds_read:.2f} s ({self._damage})")
@@ -124,6 +149,8 @@ class Track:
 
     def judge_end(self, stated_end: float | None) -> None:
         """After the last frame: is the track complete, ragged (a warning) or broken (a failure)?"""
+        if self._endless:
+            return
         lost = max(self._damage_end if self._damage else -np.inf, stated_end or -np.inf) - self.end
         if lost > RAGGED_SECONDS:
             reason = self._damage or f"its header states {lost:.1f} s more"
@@ -155,7 +182,7 @@ class Pictures:
         end = self._track.zero + start + STEP_SECONDS + 1e-6  # both sides are rounded
         newest = None
         while self._track.head and self._track.head[0] <= end:
-            newest = self._track.pop()
+            newest = self._track.pop() or newest
         if newest is not None:
             self._shown = self._scaled(newest)
         ended = not self._track.head and self._track.seconds_read <= start + ROUNDING_SECONDS
@@ -171,7 +198,7 @@ class Pictures:
         square = np.ascontiguousarray(grey[top : top + rows, left : left + columns])
         whole = av_package().VideoFrame.from_ndarray(square, "gray")
         small = self._to_size.reformat(whole, self._size, self._size, "gray", interpolation="AREA")
-        return small.to_ndarray().astype(np.float32) / 255
+        return orientation_of(frame).apply(small.to_ndarray()).astype(np.float32) / 255
 
 
 class Sounds:
@@ -203,6 +230,10 @@ class Sounds:
         while self._track.head:
             time = self._track.head[0] - self._track.zero
             frame = self._track.pop()
+            if frame is None:
+                yield from self._silence(round(time * self._rate) - written)
+                written = max(written, round(time * self._rate))
+                continue
             kind = (frame.format.name, frame.layout.name, frame.sample_rate)
             if kind != known or abs(time - expected) > GAP_SECONDS:
                 rest = _resampled(resampler, None)[skip:]

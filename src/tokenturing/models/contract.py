@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tokenturing import state as states
 from tokenturing.checkpoint.hub import HubMixin
-from tokenturing.errors import OptionError, ShapeError
+from tokenturing.errors import OptionError, ShapeError, a
 from tokenturing.models.scan import prepare_one, scan, step_by_step, without_absent
 
 
@@ -215,7 +215,7 @@ class RecurrentModel(HubMixin):
             raise ShapeError(f"x has shape {list(x.shape)}: expected at least one step (T >= 1)")
         _check_flags("token_mask", token_mask, x.shape[:-1])
         if not isinstance(state, tuple):
-            raise ShapeError(f"state is a {type(state).__name__}: expected what initial_state() or a step returned")
+            raise ShapeError(f"state is {a(type(state))}: expected what initial_state() or a step returned")
         if states.rows(state) != x.shape[0]:
             raise ShapeError(
                 f"state has {states.rows(state)} rows and x has {x.shape[0]}: expected the same B; "

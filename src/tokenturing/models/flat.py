@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tokenturing import state as states
 from tokenturing.checkpoint import fingerprint
-from tokenturing.errors import OptionError
+from tokenturing.errors import OptionError, a
 from tokenturing.models.contract import Input, StreamModel, step_by_name
 from tokenturing.runtime.machine import FORMAT_VERSION
 
@@ -34,7 +34,7 @@ class FlatStep(nn.Module):
         super().__init__()
         if not isinstance(model, StreamModel):
             raise OptionError(
-                f"a {type(model).__name__} cannot be exported: expected a model that streams, with initial_state, step, "
+                f"{a(type(model))} cannot be exported: expected a model that streams, with initial_state, step, "
                 "signature and growing"
             )
         self.fingerprint = fingerprint(model)

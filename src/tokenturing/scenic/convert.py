@@ -40,7 +40,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenturing.errors import CheckpointError, OptionError
+from tokenturing.errors import CheckpointError, OptionError, a
 from tokenturing.scenic.machine import UNITS, ScenicTokenTuringMachine, complete_fields
 
 __all__ = ["ScenicTokenTuringMachine", "from_scenic", "to_scenic"]
@@ -80,7 +80,7 @@ def to_scenic(model: ScenicTokenTuringMachine, *, gradients: bool = False) -> di
     Where some parameters have gradients, those without have zeros, as in JAX.
     """
     if not isinstance(model, ScenicTokenTuringMachine):
-        raise OptionError(f"model is a {type(model).__name__}: expected what from_scenic() returned")
+        raise OptionError(f"model is {a(type(model))}: expected what from_scenic() returned")
     tensors: dict[str, Tensor] = dict(model.named_parameters())
     if gradients:
         if all(p.grad is None for p in tensors.values()):

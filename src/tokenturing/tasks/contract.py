@@ -8,8 +8,10 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.figures import Figure
@@ -26,6 +28,15 @@ class Batch(NamedTuple):
     targets: Any
     reset: Tensor
     """bool [B, T], true where a stream begins"""
+
+    def to(self, device: str | torch.device) -> "Batch":
+        """The same on a device."""
+        return tree_map(lambda part: part.to(device) if isinstance(part, Tensor) else part, self)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 class Batches(Protocol):
@@ -68,7 +79,11 @@ class Answer(NamedTuple):
 
 
 class Session(Protocol):
-    """One stream that is watched; asking changes nothing."""
+    """One stream that is watched; asking changes nothing.
+
+    One that can be kept in a file (`tokenturing stream --state`) has also `model`, that which it runs; `snapshot()`, all that it
+    needs to go on as arrays by name, which have the same shapes and types always; and `restore(arrays)`, the way back.
+    """
 
     questions: Sequence[str]
     """all that can be asked"""

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenturing.errors import a
+
 
 def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield (dotted name, tensor) for every tensor in `tree`."""
@@ -37,7 +39,7 @@ def _parts(tree: Any) -> Iterator[tuple[Any, Any]]:
     elif isinstance(tree, tuple | list):
         yield from zip(getattr(tree, "_fields", range(len(tree))), tree, strict=True)
     else:
-        raise TypeError(f"got a {type(tree).__name__}: expected tensors, or tuples, lists or dicts of them")
+        raise TypeError(f"got {a(type(tree))}: expected tensors, or tuples, lists or dicts of them")
 
 
 SMALLEST = 1e-3

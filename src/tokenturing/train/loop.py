@@ -14,7 +14,7 @@ from tokenturing import state as states
 from tokenturing.checkpoint import save
 from tokenturing.checkpoint.folder import check_savable
 from tokenturing.checkpoint.format import CONFIG
-from tokenturing.errors import CheckpointError, OptionError
+from tokenturing.errors import CheckpointError, OptionError, a
 from tokenturing.files import read_json
 from tokenturing.tasks.contract import Task
 from tokenturing.train.distributed import Workers, is_first
@@ -26,6 +26,7 @@ from tokenturing.train.resume import FILE, load_training, save_training
 Report = Callable[[int, int, dict[str, Any]], None]
 """called after each update with (updates done, updates in all, metrics so far)"""
 LOG_EVERY = 10
+CPU = torch.device("cpu")
 MAY_CHANGE = ("updates", "evaluate_every", "save_every", "threads")
 """of [train]: what a run may be resumed with another value of"""
 
@@ -38,13 +39,23 @@ class Training:
         folder: of the run; a checkpoint in it is resumed from.
         task: None: that of the recipe.
         start: a model whose weights to begin from; None: untrained ones.
+        device: where the model learns.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, task: Task | None = None, start: nn.Module | None = None):
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        task: Task | None = None,
+        start: nn.Module | None = None,
+        device: str | torch.device = "cpu",
+    ):
         torch.set_num_threads(recipe.train.threads)
-        self.recipe, self.folder = recipe, folder
+        self.recipe, self.folder, self.device = recipe, folder, torch.device(device)
         folder.mkdir(parents=True, exist_ok=True)
         self.workers = Workers(recipe.train.rows)
+        if self.workers.count > 1 and self.device.type != "cpu":
+            raise OptionError(f"--device {self.device}: several processes train on the CPU only; expected one process")
         self.task: Task = recipe.build_task() if task is None else task
         torch.manual_seed(recipe.train.seed)
         self.model = self.task.build()
@@ -54,6 +65,7 @@ class Training:
         if recipe.train.compile:
             self._compile()
         self.batches = self.task.batches("train", self.workers.rows, recipe.train.steps, self.model)
+        self.model.to(self.device)  # only now: batches are drawn on the CPU
         self.optimizer = build_optimizer(self.model, recipe.train)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.state: Any = None
@@ -68,14 +80,14 @@ class Training:
         """One step, not the loop: so it is made once for streams of any length."""
         compile_step = getattr(self.model, "compile_step", None)
         if compile_step is None:
-            raise OptionError(f"train.compile: a {type(self.model).__name__} has no compile_step(); expected compile=false")
+            raise OptionError(f"train.compile: {a(type(self.model))} has no compile_step(); expected compile=false")
         compile_step()
 
     def _resume(self) -> None:
         initial_state = getattr(self.model, "initial_state", None)
         like = None if initial_state is None else initial_state(self.recipe.train.rows)
-        state, progress = load_training(self.folder, self.model, self.optimizer, like, self._check_recipe)
-        self.state = None if state is None else self.workers.own(state)
+        state, progress = load_training(self.folder, self.model, self.optimizer, like, self._check_recipe, self.device)
+        self.state = None if state is None else states.move(self.workers.own(state), self.device)
         self.update, self.seconds, self.skipped = progress["update"], progress["seconds"], progress["skipped"]
         self.validation = progress.get("validation", {})
         self.batches.restore(progress["streams"])
@@ -105,16 +117,16 @@ class Training:
             "streams": streams,
             "recipe": self.recipe.to_json(),
         }
-        save_training(self.folder, self.model, self.optimizer, state, progress)
+        save_training(self.folder, self.model, self.optimizer, state, progress, self.device)
 
     def autocast(self) -> torch.autocast:
         """In which an update is computed: matrix products in the recipe's precision."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.train.precision == "bfloat16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bfloat16")
 
     def advance(self) -> dict[str, float]:
         """One update -> its losses and rate."""
         began = time.perf_counter()
-        batch = next(self.batches)
+        batch = next(self.batches).to(self.device)
         rate = rate_at(self.update, self.recipe.train)
         set_rate(self.optimizer, rate)
         self.model.train()
@@ -136,18 +148,19 @@ class Training:
 
     def validate(self) -> dict[str, float]:
         """What the task finds on validation data; nothing that is trained notices."""
-        with looking(self.model):
+        with looking(self.model, self.device):
             self.validation = self.task.validate(self.model)
         return self.validation
 
 
 @contextmanager
-def looking(model: nn.Module) -> Iterator[None]:
+def looking(model: nn.Module, device: torch.device = CPU) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards each module's mode and the random numbers are as they were."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        others = [] if device.type == "cpu" else [device.index or 0]
+        with torch.no_grad(), torch.random.fork_rng(others, device_type="cuda" if device.type == "cpu" else device.type):
             yield
     finally:
         for module, mode in modes:
@@ -177,14 +190,20 @@ def _flat(recipe: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def train(
-    recipe: Recipe, folder: Path, *, task: Task | None = None, start: nn.Module | None = None, report: Report | None = None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    task: Task | None = None,
+    start: nn.Module | None = None,
+    report: Report | None = None,
+    device: str | torch.device = CPU,
 ) -> nn.Module:
     """Train a recipe to its end, from where its folder's checkpoint stands, and save the model in `folder/model`.
 
     A run that has reached its end is left as it is; with more updates in the recipe it goes on.
     """
     with _alone(folder):
-        run = Training(recipe, folder, task, start)
+        run = Training(recipe, folder, task, start, device)
         if run.update < recipe.train.updates:
             _go_on(run, report)
         if run.workers.first and _updates_of(folder / "model") != run.update:

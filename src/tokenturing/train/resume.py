@@ -17,7 +17,12 @@ FILE = "training.safetensors"
 
 
 def save_training(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, carried: Any, progress: dict[str, Any]
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    carried: Any,
+    progress: dict[str, Any],
+    device: torch.device,
 ) -> None:
     """Write parameters, optimiser, the streams' states and `progress` (plain JSON values) in one move."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
@@ -26,6 +31,8 @@ def save_training(
     if carried is not None:
         tensors |= {f"carried.{name}": leaf for name, leaf in states.leaves(carried)}
     tensors["random"] = torch.get_rng_state()
+    if device.type != "cpu":
+        tensors[f"random_{device.type}"] = torch.get_device_module(device).get_rng_state(device)
     write_file(folder / FILE, pack(tensors, {"progress": json.dumps(progress)}))
 
 
@@ -35,6 +42,7 @@ def load_training(
     optimizer: torch.optim.Optimizer,
     carried_like: Any,
     check_recipe: Callable[[dict[str, Any]], None],
+    device: torch.device,
 ) -> tuple[Any, dict[str, Any]]:
     """Restore all that `save_training` wrote -> the streams' states and the progress."""
     file = TensorFile(folder / FILE, "training checkpoint")
@@ -53,6 +61,8 @@ def load_training(
         restored.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": restored, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["random"])
+    if (drawn := tensors.get(f"random_{device.type}")) is not None:  # none where the run began on another kind of device
+        torch.get_device_module(device).set_rng_state(drawn, device)
     leaves = _under("carried.", tensors)
     if not leaves:
         return None, progress

@@ -1,6 +1,6 @@
 """A model that watches pictures and says which digits were the last."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from tokenturing.errors import choose
 from tokenturing.media.steps import MediaStep
 from tokenturing.runtime import Runtime
 from tokenturing.tasks.contract import NOTHING_YET, Answer, Event
-from tokenturing.tasks.last_digits.model import NOTHING, SIDE
+from tokenturing.tasks.last_digits.model import DEPTH, NOTHING, SIDE
 
 QUESTIONS = ("last", "2nd last", "3rd last", "4th last")
 
@@ -29,6 +29,17 @@ class DigitSession:
         self.model, self.state = model, model.initial_state(1)
         self.shares: np.ndarray | None = None
         """[DEPTH, 11], of the last step"""
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """All that it needs to go on."""
+        shares = np.zeros((DEPTH, NOTHING + 1), np.float32) if self.shares is None else self.shares
+        state = {f"state.{name}": leaf for name, leaf in zip(self.state._fields, self.state, strict=True)}
+        return {"began": np.array([self.shares is not None]), "shares": shares, **state}
+
+    def restore(self, kept: Mapping[str, np.ndarray]) -> None:
+        """Go on from where `snapshot()` was taken."""
+        self.shares = kept["shares"] if kept["began"][0] else None
+        self.state = type(self.state)(*(kept[f"state.{name}"] for name in self.state._fields))
 
     def take(self, step: MediaStep) -> list[Event]:
         """One step; a new last digit is an event."""

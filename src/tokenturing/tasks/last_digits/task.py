@@ -18,7 +18,7 @@ from tokenturing.models.eager import eager
 from tokenturing.options import build, check_arguments, number, parse
 from tokenturing.registry import find_class
 from tokenturing.runtime import Runtime
-from tokenturing.tasks.contract import Batch, Report, Task, mean
+from tokenturing.tasks.contract import Batch, Report, Task, device_of, mean
 from tokenturing.tasks.digits import digit_images
 from tokenturing.tasks.last_digits.model import DEPTH, NOTHING, DigitRecaller
 from tokenturing.tasks.last_digits.session import QUESTIONS, DigitSession
@@ -129,7 +129,8 @@ class LastDigits(Task):
     def validate(self, model: nn.Module) -> dict[str, float]:
         """The share right of each of the last digits, once there were as many."""
         batch = next(DigitStreams("validation", range(ROWS), STEPS, self.seed))
-        return {figure.kind: figure.value for figure in _figures(model(batch.inputs)[0].argmax(-1), batch.targets)}
+        answers = model(batch.inputs.to(device_of(model)))[0].argmax(-1).cpu()
+        return {figure.kind: figure.value for figure in _figures(answers, batch.targets)}
 
     def evaluate(
         self, models: Mapping[str, Any], options: Mapping[str, str], report: Report | None = None

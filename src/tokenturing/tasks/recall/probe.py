@@ -17,7 +17,7 @@ from tokenturing.evaluate.figures import Figure
 from tokenturing.media.clock import STEP_SECONDS
 from tokenturing.options import build, number, parse
 from tokenturing.runtime import Runtime
-from tokenturing.tasks.contract import Report
+from tokenturing.tasks.contract import Report, device_of
 from tokenturing.tasks.recall.eyes.perception import Perception
 from tokenturing.tasks.recall.model import PerceivedInput, RecallModel
 from tokenturing.tasks.recall.session import check_inputs
@@ -236,7 +236,8 @@ class Perceived:
             other = perception.state_dict()
             if own.keys() == other.keys() and all(torch.equal(own[key], other[key]) for key in own):
                 return perceived
-        self.known.append((model.perception, model.perceive(self.inputs)))
+        inputs = RecallInput(*(part.to(device_of(model)) for part in self.inputs))
+        self.known.append((model.perception, model.perceive(inputs)))
         return self.known[-1][1]
 
 
@@ -279,7 +280,7 @@ class ModelRun(Run):
         self.y = y[:, -1]
 
     def answer(self, rows: list[int], question: Tensor) -> Tensor:
-        return self.model.ask(self.y[rows], question.unsqueeze(-1)).squeeze(-2).argmax(-1)
+        return self.model.ask(self.y[rows], question.unsqueeze(-1).to(self.y.device)).squeeze(-2).argmax(-1).cpu()
 
 
 class ExportedRun(Run):

@@ -59,6 +59,15 @@ class Noticing:
         self.present = digit
         return Event(self.sense, str(digit), share)
 
+    def snapshot(self) -> np.ndarray:
+        """float64 [14], all that it needs to go on."""
+        return np.array([self.candidate, self.present, self.absent, self.surest, *self.before], np.float64)
+
+    def restore(self, kept: np.ndarray) -> None:
+        """Go on from where `snapshot()` was taken."""
+        self.candidate, self.present, self.absent = (int(number) for number in kept[:3])
+        self.surest, self.before = float(kept[3]), kept[4:].copy()
+
 
 class RecallSession:
     """Takes media step by step; questions are asked of what the last step gave, so that asking changes nothing.
@@ -113,6 +122,23 @@ class RecallSession:
         seen = self.eyes.advance(self.perceived["seen"][0]) if self.inputs["has_frame"][0] else None
         heard = self.ears.advance(self.perceived["heard"][0]) if self.inputs["has_sound"][0] else None
         return [event for event in (seen, heard) if event]
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """All that it needs to go on."""
+        y = np.zeros((1, *self.model.description["output"]), np.float32) if self.y is None else self.y
+        state = {f"state.{name}": leaf for name, leaf in zip(self.state._fields, self.state, strict=True)}
+        sound = {} if self.sound_state is None else {f"sound.{name}": part for name, part in self.sound_state._asdict().items()}
+        senses = {"eyes": self.eyes.snapshot(), "ears": self.ears.snapshot()}
+        return {"began": np.array([self.y is not None]), "y": y, **state, **sound, **senses}
+
+    def restore(self, kept: Mapping[str, np.ndarray]) -> None:
+        """Go on from where `snapshot()` was taken."""
+        self.y = kept["y"] if kept["began"][0] else None
+        self.state = self.before = type(self.state)(*(kept[f"state.{name}"] for name in self.state._fields))
+        if self.sound_state is not None:
+            self.sound_state = type(self.sound_state)(*(kept[f"sound.{name}"] for name in self.sound_state._fields))
+        self.eyes.restore(kept["eyes"])
+        self.ears.restore(kept["ears"])
 
     def _absent(self, name: str) -> np.ndarray:
         shape, dtype = self.model.inputs[name]

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenturing.checkpoint import load
-from tokenturing.errors import OptionError
+from tokenturing.errors import OptionError, a
 from tokenturing.evaluate.figures import Figure
 from tokenturing.layers.look_back import LookBack
 from tokenturing.models.eager import eager
 from tokenturing.options import check_arguments, number
 from tokenturing.runtime import Runtime
-from tokenturing.tasks.contract import Batch, Report, Task, mean
+from tokenturing.tasks.contract import Batch, Report, Task, device_of, mean
 from tokenturing.tasks.recall.eyes.perception import Perception
 from tokenturing.tasks.recall.model import RecallModel, memory_class
 from tokenturing.tasks.recall.probe import ProbeOptions, evaluate
@@ -123,7 +123,7 @@ class Recall(Task):
         """The untrained model, behind its frozen perception."""
         perception = load(self.options.perception)
         if not isinstance(perception, Perception):
-            raise OptionError(f"perception={self.options.perception!r} is a {type(perception).__name__}: expected a Perception")
+            raise OptionError(f"perception={self.options.perception!r} is {a(type(perception))}: expected a Perception")
         model = RecallModel(
             self.options.model.memory,
             self.options.model.options,
@@ -231,14 +231,14 @@ def accuracy(model: RecallModel, batches: list[Batch]) -> dict[str, float]:
     """Accuracy by kind of question on consecutive chunks, the first quarter of which only fills the memory."""
     right, count = np.zeros(len(KINDS)), np.zeros(len(KINDS))
     state = None
-    for index, batch in enumerate(batches):
+    for index, batch in enumerate(one.to(device_of(model)) for one in batches):
         y, state = model(perceived(batch.inputs, model.perception), state, batch.reset)
         if index < len(batches) // 4:
             continue
         question, answer = batch.targets.question, batch.targets.answer
         asked = question >= 0
         logits = model.ask(y[asked], question[asked].unsqueeze(-1)).squeeze(-2)
-        kinds = KIND_OF_QUESTION[question[asked]].numpy()
-        np.add.at(right, kinds, (logits.argmax(-1) == answer[asked]).numpy())
+        kinds = KIND_OF_QUESTION[question[asked].cpu()].numpy()
+        np.add.at(right, kinds, (logits.argmax(-1) == answer[asked]).cpu().numpy())
         np.add.at(count, kinds, 1)
     return {kind: float(r / c) for kind, r, c in zip(KINDS, right, count, strict=True) if c}

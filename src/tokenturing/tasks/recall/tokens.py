@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenturing.tasks.contract import Report
+from tokenturing.tasks.contract import Report, device_of
 from tokenturing.tasks.recall.eyes.perception import FRAME_TOKENS, Perception
 from tokenturing.tasks.recall.model import PerceivedInput
 from tokenturing.tasks.recall.voices.bank import SpeechBank
@@ -91,7 +91,7 @@ class TokenRenderer(Renderer):
         for at in range(0, len(plans), CALL):
             part = plans[at : at + CALL]
             frames = super().frames(part, [0] * len(part), LONGEST_SIGHTING, rng)
-            found.append(perception.frames(frames).half())
+            found.append(perception.frames(frames.to(device_of(perception))).half().cpu())
             if report:
                 report("perceiving images", done + at + len(part), total)
         return torch.cat(found)

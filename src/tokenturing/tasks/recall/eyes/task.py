@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenturing.options import number
-from tokenturing.tasks.contract import Batch, Report, Task, mean
+from tokenturing.tasks.contract import Batch, Report, Task, device_of, mean
 from tokenturing.tasks.digits import digit_images
 from tokenturing.tasks.recall.eyes.perception import Perception
 from tokenturing.tasks.recall.voices.bank import SpeechBank
@@ -202,8 +202,8 @@ class RecallPerception(Task):
         sound = batch.inputs.sound
         if model.training:
             # Voices differ more than those at hand: noise on the features keeps the ears from learning these by heart.
-            strength = 0.5 * torch.rand(*sound.shape[:-1], 1) * model.sound.scale
-            sound = sound + strength * torch.randn(sound.shape)
+            strength = 0.5 * torch.rand(*sound.shape[:-1], 1, device=sound.device) * model.sound.scale
+            sound = sound + strength * torch.randn(sound.shape, device=sound.device)
         seen = model.seen(model.frames(batch.inputs.frames).flatten(-2))
         heard = model.heard(model.sound(sound).squeeze(-2))
         found = {"seen": _loss(seen, batch.targets.visible), "heard": _loss(heard, batch.targets.spoken)}
@@ -230,8 +230,9 @@ def perception_figures(model: Perception, bank: SpeechBank, split: str, count: i
     rng = np.random.default_rng(5)
     frames, visible = Glances(split, 1).draw(count, rng)
     sounds, spoken = draw_sounds([bank], count, rng)
-    seen = model.seen(model.frames(frames).flatten(-2)).argmax(-1)
-    heard = model.heard(model.sound(sounds).squeeze(-2)).argmax(-1)
+    place = device_of(model)
+    seen = model.seen(model.frames(frames.to(place)).flatten(-2)).argmax(-1).cpu()
+    heard = model.heard(model.sound(sounds.to(place)).squeeze(-2)).argmax(-1).cpu()
     figures = {}
     for name, found, truth in (("seen", seen, visible), ("heard", heard, spoken)):
         digit, nothing = (truth >= 0) & (truth < NOTHING), truth == NOTHING

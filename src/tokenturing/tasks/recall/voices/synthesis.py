@@ -6,10 +6,14 @@ A voice is an accent and a variant, such as "en-us+f2": the accent sets the pron
 
 import _ctypes
 import ctypes
+import os
+import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -103,6 +107,8 @@ def _check_arguments(text: str, voice: str, rate: float, pitch: float) -> None:
         raise OptionError(f"pitch={pitch} is out of range: expected {PITCHES[0]}..{PITCHES[1]}")
 
 
+LONGEST_PATH = 120
+"""bytes of the path to espeak's data; it has room for 160, with the names of its files"""
 _RATE, _PITCH = 1, 3  # espeak_PARAMETER
 _SYNCHRONOUS, _DO_NOT_EXIT, _UTF8 = 2, 0x8000, 1
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
@@ -144,14 +150,38 @@ def _fresh_library() -> Iterator[tuple[ctypes.CDLL, int]]:
     except ImportError as error:
         raise MissingExtraError("espeakng-loader", "speech") from error
     library = ctypes.CDLL(espeakng_loader.get_library_path())
-    data = espeakng_loader.get_data_path().encode()
-    sample_rate = library.espeak_Initialize(_SYNCHRONOUS, 0, data, _DO_NOT_EXIT)
-    if sample_rate <= 0:
-        raise RuntimeError("espeak-ng did not start: reinstall espeakng-loader")
-    library.espeak_ng_SetRandSeed(ctypes.c_long(1))
-    try:
-        yield library, sample_rate
-    finally:
-        library.espeak_Terminate()
-        unload = getattr(_ctypes, "FreeLibrary" if sys.platform == "win32" else "dlclose")
-        unload(library._handle)
+    with _short_path(Path(espeakng_loader.get_data_path())) as data:
+        sample_rate = library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), _DO_NOT_EXIT)
+        if sample_rate <= 0:
+            raise RuntimeError(f"espeak-ng does not find its data in {data}: reinstall espeakng-loader")
+        library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+        try:
+            yield library, sample_rate
+        finally:
+            library.espeak_Terminate()
+            unload = getattr(_ctypes, "FreeLibrary" if sys.platform == "win32" else "dlclose")
+            unload(library._handle)
+
+
+@contextmanager
+def _short_path(data: Path) -> Iterator[Path]:
+    """The folder itself, or where its path is too long for espeak, which cuts it off, a link or a copy with a short one.
+
+    Raises:
+        OptionError: the folder for temporary files has too long a path as well.
+    """
+    if len(os.fsencode(data)) <= LONGEST_PATH:
+        yield data
+        return
+    with tempfile.TemporaryDirectory(prefix="espeak-") as folder:
+        short = Path(folder) / data.name
+        if len(os.fsencode(short)) > LONGEST_PATH:
+            raise OptionError(
+                f"espeak-ng cannot read its data behind a path as long as {data}, nor {folder}: set TMPDIR to a folder with a "
+                f"path of less than {LONGEST_PATH - 40} bytes"
+            )
+        try:
+            short.symlink_to(data, target_is_directory=True)
+        except OSError:  # Windows allows links to few
+            shutil.copytree(data, short)
+        yield short

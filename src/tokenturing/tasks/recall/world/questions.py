@@ -167,7 +167,7 @@ def ask_all(facts: Tensor, question: Tensor, answer: Tensor) -> tuple[Tensor, Te
     lost = torch.stack(before, dim=-1) | (seen == NOTHING)
     own = question >= BOUND
     own &= question < AGO
-    fixed = torch.tensor([*range(BOUND), AGO]).expand(*question.shape, -1)
+    fixed = torch.tensor([*range(BOUND), AGO], device=facts.device).expand(*question.shape, -1)
     questions = [fixed, BOUND + seen.masked_fill(lost, 0), question.where(own, 0).unsqueeze(-1)]
     answers = [
         facts[..., : 2 * DEPTH],
