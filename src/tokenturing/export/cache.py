@@ -36,9 +36,13 @@ def _noted(runtime: Runtime, model: nn.Module) -> Runtime:
     return runtime
 
 
+FORM = 2
+"""of what is exported; more by one whenever the same model is to be exported anew"""
+
+
 def _versions() -> str:
     """What else an export depends on."""
-    return f"{tokenturing.__version__}-{torch.__version__.partition('+')[0]}"
+    return f"{tokenturing.__version__}-{FORM}-{torch.__version__.partition('+')[0]}"
 
 
 def _write(model: nn.Module, folder: Path, precision: str) -> Path:

@@ -38,12 +38,9 @@ class OwnModel(nn.Module):
                 "initial_state(B) -> state and step(inputs, state) -> y, state"
             )
         self.module: Any = copy.deepcopy(module).eval()
-        config: Any = getattr(module, "config", None)
-        self.config: dict[str, Any] = config if isinstance(config, dict) else {}
+        self.config: dict[str, Any] = {}
         self._signature, self._inputs = self._described(inputs)
-        first: Any = self.module.initial_state
-        with torch.no_grad():
-            state, more = first(ROWS), first(ROWS + 1)
+        state, more = self._first(ROWS), self._first(ROWS + 1)
         self._state = _tree(state, "state")
         _check_rows(self._state, state, more)
         names = _names(self._state, "state", taken=self._signature)
@@ -72,6 +69,10 @@ class OwnModel(nn.Module):
         if spec != self._state.spec:
             raise OptionError(f"step returned a state of another form than initial_state's: {spec}, expected {self._state.spec}")
         return y if isinstance(y, Tensor) else self._named(y), self._leaves(*leaves)
+
+    @torch.no_grad()
+    def _first(self, rows: int) -> Any:
+        return self.module.initial_state(rows)
 
     def _described(self, inputs: Any) -> tuple[dict[str, Input], Any]:
         """What a step takes by name, and the tree of it; None where that is the module's own `signature`."""
