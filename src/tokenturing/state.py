@@ -127,11 +127,14 @@ def clone(state: State) -> State:
 
 
 def move(state: State, *args: Any, **kwargs: Any) -> State:
-    """`tensor.to(...)` on every leaf; a dtype is applied to floating-point leaves only."""
+    """`tensor.to(...)` on every leaf; a dtype is applied to floating-point leaves only, and counts stay exact."""
+    how = {name: kwargs[name] for name in ("non_blocking", "copy") if name in kwargs}
 
     def to(leaf: Tensor) -> Tensor:
-        moved = leaf.to(*args, **kwargs)
-        return moved if leaf.is_floating_point() else moved.to(leaf.dtype)
+        if leaf.is_floating_point():
+            return leaf.to(*args, **kwargs)
+        # Not by way of the dtype and back, which would round.
+        return leaf.to(leaf.new_empty(0).to(*args, **kwargs).device, **how)
 
     return map_state(to, state)
 

@@ -97,14 +97,12 @@ def active_within(lengths: Any, x: Tensor) -> Tensor:
     return torch.arange(steps, device=x.device) < given.to(x.device).unsqueeze(1)
 
 
-def check_rows(state: Any, rows: int, model: str) -> None:
-    """Refuse what is no state at all, or of other rows.
+def check_rows(state: Any, rows: int) -> None:
+    """Refuse a state of other rows.
 
     Raises:
         ShapeError: as it says.
     """
-    if not isinstance(state, tuple) or not state:
-        raise ShapeError(f"state is a {type(state).__name__}: expected what initial_state() or a step of this {model} returned")
     if states.rows(state) != rows:
         raise ShapeError(
             f"state has {states.rows(state)} rows and x has {rows}: expected the same B; "
@@ -118,6 +116,8 @@ def adopt(state: Any, expected: dict[str, LeafShape], model: str) -> Any:
     Raises:
         ShapeError: it is the state of another model, of torch.nn.LSTM for example.
     """
+    if not isinstance(state, tuple):
+        raise ShapeError(f"state is a {type(state).__name__}: expected what initial_state() or a step of this {model} returned")
     try:
         found = dict(states.leaves(state))
     except TypeError:  # a part is neither a tensor nor a tuple of them

@@ -257,11 +257,10 @@ class RecurrentModel(HubMixin):
         """The state to go on from, which is one of this model's."""
         if state is None:
             return self.initial_state(rows)
-        name = type(self).__name__
-        check_rows(state, rows, name)
-        if torch.compiler.is_compiling():  # what is looked up once in eager mode would be looked up in the graph
-            return state
-        if self._leaf_shapes is None:
-            with torch.no_grad():
-                self._leaf_shapes = leaf_shapes(self.initial_state(1), self.growing)
-        return adopt(state, self._leaf_shapes, name)
+        if not torch.compiler.is_compiling():  # a graph does not look up what is looked up once
+            if self._leaf_shapes is None:
+                with torch.no_grad():
+                    self._leaf_shapes = leaf_shapes(self.initial_state(1), self.growing)
+            state = adopt(state, self._leaf_shapes, type(self).__name__)
+        check_rows(state, rows)
+        return state
