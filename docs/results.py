@@ -8,7 +8,7 @@ A checkpoint's notes["figures"] are the rows of `tokenturing evaluate NAME --jso
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -42,6 +42,10 @@ START, END = "<!-- results:start -->\n", "<!-- results:end -->"
 MINUTE = round(60 / STEP_SECONDS)
 LENGTHS = (1.0, 10.0, 60.0, 600.0)
 """seconds of a stream after which cost and size are drawn"""
+
+
+HUMAN, HUMAN_DELAY = "a human, 5 s", 5.0
+"""the column about hearing a human speaker"""
 
 
 class Measured(NamedTuple):
@@ -87,24 +91,20 @@ def human(row: Figure) -> bool:
 
 
 def render(found: dict[str, Measured]) -> str:
-    """The tables of README.md as Markdown."""
-    first, second = _table(found, synthesised), _table(found, human, costs=False)
-    if not second:
-        return first or "No checkpoint has figures yet.\n"
-    return f"{first}\nThe questions about hearing, for a human speaker that no model was trained on:\n\n{second}"
-
-
-def _table(found: dict[str, Measured], belongs: Callable[[Figure], bool], costs: bool = True) -> str:
-    chosen = {name: list(filter(belongs, one.figures)) for name, one in found.items()}
-    delays = sorted({row.where["delay"] for rows in chosen.values() for row in rows})
+    """The table of README.md as Markdown."""
+    delays = sorted({row.where["delay"] for one in found.values() for row in filter(synthesised, one.figures)})
     if not delays:
-        return ""
-    heads = ["memory", *(["parameters", "multiply-adds", "state", "training"] if costs else []), *map(_time, delays)]
+        return "No checkpoint has figures yet.\n"
+    heard = any(human(row) for one in found.values() for row in one.figures)
+    heads = ["memory", "parameters", "multiply-adds", "state", "training", *map(_time, delays), *([HUMAN] if heard else [])]
     lines = [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
-    for name, rows in chosen.items():
+    for name, one in found.items():
         bold = "**" if name == "recall-ttm" else ""
+        rows = list(filter(synthesised, one.figures))
         cells = [_cell(row.value for row in rows if row.where["delay"] == delay) for delay in delays]
-        lines.append(_line([f"{bold}{found[name].title}{bold}", *(_costs(found[name]) if costs else []), *cells]))
+        if heard:
+            cells.append(_cell(row.value for row in one.figures if human(row) and row.where["delay"] == HUMAN_DELAY))
+        lines.append(_line([f"{bold}{one.title}{bold}", *_costs(one), *cells]))
     return "\n".join(lines) + "\n"
 
 

@@ -177,7 +177,14 @@ class Prophet(Sound):
         return super().forward(x + x.roll(-1, 1) if x.dim() == 4 else x, *args, **options)
 
 
-class Growing(Sound):
+class Careless(Sound):
+    """Takes whatever comes for a state."""
+
+    def _checked(self, state: Any, rows: int) -> Any:
+        return self.initial_state(rows) if state is None else state
+
+
+class Growing(Careless):
     """Keeps every memory there was."""
 
     def initial_state(self, batch_size: int) -> SoundState:
@@ -234,7 +241,7 @@ class RowsLast(Sound):
         return y, SoundState(following.memory.T)
 
 
-class Nameless(Sound):
+class Nameless(Careless):
     """Has a state without names."""
 
     def initial_state(self, batch_size: int) -> Any:

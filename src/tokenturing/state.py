@@ -6,7 +6,7 @@ grows along axis 1 and is padded with zeros at its end; everything else keeps it
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -74,9 +74,46 @@ def stack(states: Sequence[State]) -> State:
 
 
 def take(state: State, rows: Sequence[int] | Tensor) -> State:
-    """The rows with these indices (or where a bool [B] is true), as a new state."""
-    index = torch.as_tensor(rows, device=next(leaves(state))[1].device)
+    """The rows with these indices (or where a bool [B] is true), as a new state; of none, a state of no rows."""
+    index = _indices(state, rows)
     return map_state(lambda leaf: leaf[index], state)
+
+
+class Begins(Protocol):
+    """A model whose state is a value."""
+
+    def initial_state(self, rows: int, /) -> Any: ...
+
+
+def reset(state: State, rows: Sequence[int] | Tensor, model: Begins) -> State:
+    """The state with these rows (indices, or true in a bool [B]) as before the model's first step, and the others to the bit."""
+    index = _indices(state, rows)
+    like = next(leaves(state))[1]
+    begun = torch.zeros(like.shape[0], dtype=torch.bool, device=like.device)
+    begun[index] = True
+    fresh = map_state(lambda new, leaf: new.to(leaf), model.initial_state(like.shape[0]), state)
+    return merge(begun, fresh, state)
+
+
+def _indices(state: Any, rows: Sequence[int] | Tensor) -> Tensor:
+    """Rows by index, or by a bool [B], as int64 indices.
+
+    Raises:
+        ShapeError: there are no such rows.
+    """
+    like = next(leaves(state))[1]
+    index, size = torch.as_tensor(rows, device=like.device), like.shape[0]
+    if index.dtype == torch.bool and index.shape == (size,):
+        return index.nonzero().squeeze(1)
+    if not index.numel() and index.dim() == 1 and index.dtype != torch.bool:  # an empty list has the type of fractions
+        index = index.long()
+    if index.dim() != 1 or index.is_floating_point() or index.dtype == torch.bool:
+        raise ShapeError(
+            f"rows have shape {list(index.shape)} and type {index.dtype}: expected whole numbers, or bool [{size}] for this state"
+        )
+    if index.numel() and not -size <= int(index.min()) <= int(index.max()) < size:
+        raise ShapeError(f"rows from {int(index.min())} to {int(index.max())}: expected rows of this state, which has {size}")
+    return index.long()
 
 
 def detach(state: State) -> State:
@@ -90,11 +127,14 @@ def clone(state: State) -> State:
 
 
 def move(state: State, *args: Any, **kwargs: Any) -> State:
-    """`tensor.to(...)` on every leaf; a dtype is applied to floating-point leaves only."""
+    """`tensor.to(...)` on every leaf; a dtype is applied to floating-point leaves only, and counts stay exact."""
+    how = {name: kwargs[name] for name in ("non_blocking", "copy") if name in kwargs}
 
     def to(leaf: Tensor) -> Tensor:
-        moved = leaf.to(*args, **kwargs)
-        return moved if leaf.is_floating_point() else moved.to(leaf.dtype)
+        if leaf.is_floating_point():
+            return leaf.to(*args, **kwargs)
+        # Not by way of the dtype and back, which would round.
+        return leaf.to(leaf.new_empty(0).to(*args, **kwargs).device, **how)
 
     return map_state(to, state)
 

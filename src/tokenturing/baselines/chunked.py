@@ -48,6 +48,5 @@ class ChunkedBaseline(VectorBaseline):
         (embedding,), _ = self.prepare(x, token_mask, state, reset, active)
         if active is None:
             return self.chunk(embedding, state, timeline(state.steps, x.shape[1], reset))
-        embedding = torch.where(active.unsqueeze(-1), embedding, 0.0)
         y, state = self.chunk(embedding, state, timeline(state.steps, x.shape[1], reset, active))
         return torch.where(active[:, :, None, None], y, 0.0), state

@@ -39,6 +39,8 @@ class StepEmbedding(nn.Module):
 
     def _mean(self, x: Tensor, mask: Tensor | None) -> Tensor:
         tokens = self.join(x)
+        if not x.shape[-2]:
+            return self.absent[0].to(tokens.dtype).expand(tokens.shape[:-2] + tokens.shape[-1:])
         if mask is None:
             return tokens.mean(-2)
         present = mask.to(x.dtype).unsqueeze(-1)

@@ -98,7 +98,7 @@ def store(cache: Tensor, entries: Tensor, count: Tensor, times: Timeline, window
     width = cache.shape[1]
     dropped_here = _append_columns(cache, 1)
     column = torch.where(kept, column, width)
-    return dropped_here.index_put((row, column), entries)[:, :width], following
+    return dropped_here.index_put((row, column), entries)[:, :width].clone(), following  # without the column of the dropped
 
 
 def _append_columns(cache: Tensor, columns: int) -> Tensor:

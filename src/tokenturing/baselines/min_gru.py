@@ -84,8 +84,6 @@ class MinGRU(Stack):
         terms: dict[str, Tensor] | None = None,
     ) -> tuple[Tensor, Any]:
         """All steps at once, layer by layer."""
-        if active is not None:
-            x = torch.where(active[:, :, None, None], x, 0.0)
         (x, gates), _ = self.prepare(x, token_mask, state, reset, active)
         ends = []
         for index, layer in enumerate(self.layers):

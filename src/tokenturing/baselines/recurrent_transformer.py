@@ -49,7 +49,7 @@ class RecurrentTransformer(Baseline):
     ):
         super().__init__(locals())
         self.state_tokens = state_tokens
-        self.positions = TokenPositions(width, state_tokens, input_tokens, kinds=2)
+        self.positions = TokenPositions(width, state_tokens, input_tokens)
         self.queries = learned(read_tokens, width)
         self.initial_tokens = learned(state_tokens, width)
         self.transformer = TransformerProcessor(width, layers, heads, hidden or 4 * width, dropout)
@@ -71,4 +71,5 @@ class RecurrentTransformer(Baseline):
         tokens = cat([self.positions.memory(state.tokens), queries, prepared[0]], dim=1)
         tokens = self.transformer(tokens, *prepared[1:])
         following, output, _ = tokens.split([self.state_tokens, self.output_tokens, prepared[0].shape[1]], dim=1)
-        return output, TokenState(following)
+        # Copies, as parts of one tensor would hold on to the whole of it.
+        return output.clone(), TokenState(following.clone())

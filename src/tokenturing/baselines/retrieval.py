@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from tokenturing.baselines.chunked import ChunkedBaseline
 from tokenturing.baselines.history import Timeline, reach, store, trim
+from tokenturing.layers.age import AGE_BINS, AgeScale
 from tokenturing.layers.positions import learned
-from tokenturing.memory.clock import AGE_BINS, HORIZON, hat
 from tokenturing.processors.transformer import TransformerProcessor
 
 
@@ -38,17 +38,14 @@ class Found(NamedTuple):
 class AgeFeatures(nn.Module):
     """The logarithm of an age as a vector, even up to a horizon: [...] -> [..., D]."""
 
-    grid: Tensor
-
     def __init__(self, width: int):
         super().__init__()
+        self.age_scale = AgeScale()
         self.features = nn.Linear(AGE_BINS, width, bias=False)
         nn.init.normal_(self.features.weight, std=0.3)
-        self.register_buffer("grid", torch.arange(float(AGE_BINS)), persistent=False)
 
     def forward(self, age: Tensor) -> Tensor:
-        log_age = age.float().clamp(max=HORIZON).log1p() * ((AGE_BINS - 1) / math.log1p(HORIZON))
-        return self.features(hat(log_age, self.grid).to(self.features.weight.dtype))
+        return self.features(self.age_scale(age).to(self.features.weight.dtype))
 
 
 class Retrieval(ChunkedBaseline):

@@ -35,8 +35,9 @@ class GatedLayer(nn.Module):
         nn.init.xavier_uniform_(self.input.weight)
         nn.init.zeros_(self.input.bias)
         if self.gates_see_state:
-            for gate in self.recurrent.weight.chunk(self.gates):
-                nn.init.orthogonal_(gate)
+            for gate in self.recurrent.weight.data.chunk(self.gates):
+                wide = torch.promote_types(gate.dtype, torch.float32)  # there is no decomposition in half precision
+                gate.copy_(nn.init.orthogonal_(torch.empty_like(gate, dtype=wide)))
             nn.init.zeros_(self.recurrent.bias)
 
     def remember(self, horizon: float | None) -> None:

@@ -30,7 +30,7 @@ def plain_step(model: TokenTuringMachine, x: Tensor, state: MachineState) -> tup
     candidate = write.out(_attend(_split(write.query(slot), heads), _split(key, heads), _split(value, heads)))
     oldest = (state.age >= state.age.amax(dim=1, keepdim=True)).unsqueeze(-1)
     gate = F.hardsigmoid(write.gate(torch.cat([slot, candidate], dim=-1)) + write.oldest * oldest)
-    age = (state.age + 1).masked_fill(gate.squeeze(-1) >= WRITTEN, 0.0)
+    age = (state.age + 1).masked_fill(gate.squeeze(-1) >= WRITTEN, 0)
     return output, MachineState(state.memory + gate * (candidate - state.memory), age)
 
 

@@ -26,9 +26,21 @@ def build(cls: type[nn.Module], arguments: dict[str, Any], file: TensorFile) -> 
             f"{file.path.with_name(CONFIG)} does not fit {cls.__name__} ({error}): expected the "
             "arguments it was saved with; fetch or save it again"
         ) from error
-    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    _check_shapes(shapes, file, cls.__name__)
+    found = {name: torch.empty(()).expand(shape) for name, shape in file.shapes.items()}  # of these shapes, without the memory
+    upgrade(model, found)
+    _check_shapes(_shapes(model.state_dict()), _shapes(found), file, cls.__name__)
     return model
+
+
+def upgrade(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Have each module that has an `upgrade(tensors, prefix)` mend what older versions saved otherwise."""
+    for name, module in model.named_modules():
+        if mend := getattr(module, "upgrade", None):
+            mend(tensors, f"{name}." if name else "")
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 class _Budget(TorchFunctionMode):
@@ -132,18 +144,18 @@ class _OwnRandomNumbers(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _check_shapes(wanted: dict[str, tuple[int, ...]], file: TensorFile, name: str) -> None:
+def _check_shapes(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], file: TensorFile, name: str) -> None:
     parts = []
-    if missing := wanted.keys() - file.shapes.keys():
+    if missing := wanted.keys() - found.keys():
         parts.append(f"it lacks {abbreviated(missing)}")
-    if unexpected := file.shapes.keys() - wanted.keys():
+    if unexpected := found.keys() - wanted.keys():
         parts.append(f"it has {abbreviated(unexpected)} besides")
     if parts:
         raise CheckpointError(f"{file.path} does not hold the weights of this {name}: {'; '.join(parts)}")
     for key, shape in wanted.items():
-        if file.shapes[key] != shape:
+        if found[key] != shape:
             raise CheckpointError(
-                f"{file.path}: {key} has shape {list(file.shapes[key])}, and by the config it has "
+                f"{file.path}: {key} has shape {list(found[key])}, and by the config it has "
                 f"{list(shape)}: they do not belong together; fetch or save both again"
             )
 
@@ -156,6 +168,7 @@ def fill(model: nn.Module, file: TensorFile) -> None:
             tensors[name] = tensors[name].to(getattr(torch, dtype))
     except (ValueError, AttributeError, TypeError, LookupError, RecursionError) as error:
         raise CheckpointError(f"{file.path} names unknown types or tensors ({error}); save it again") from error
+    upgrade(model, tensors)
     _cast_unsaved(model, file, {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()})
     for key, own in model.state_dict(keep_vars=True).items():
         own.data = own.data.to(tensors[key].dtype)

@@ -83,7 +83,7 @@ class Owner:
     def check(self, leaves: Mapping[str, tuple[tuple[int, ...], torch.dtype]], where: object) -> None:
         """Refuse leaves, by their names with shape and type, that no state of this model has.
 
-        Floating-point types are free, as autocast makes states of other ones.
+        Floating-point types are free, as autocast makes states of other ones; and counts may be fractions, as they were once.
         """
         if self.leaves.keys() != leaves.keys():
             raise CheckpointError(f"{where} has the leaves {abbreviated(leaves)}: expected {abbreviated(self.leaves)}")
@@ -98,12 +98,13 @@ class Owner:
                     sizes[1] = f"at least {sizes[1]}"
                 expected = f"[{', '.join(sizes)}] with one B for all"
                 raise CheckpointError(f"{where}: {name} has shape {list(shape)}: expected {expected}")
-            if came != dtype and not (came.is_floating_point and dtype.is_floating_point):
+            if came != dtype and not came.is_floating_point:
                 raise CheckpointError(f"{where}: {name} has type {came}: expected {dtype}")
 
     def rebuild(self, tensors: dict[str, Tensor]) -> Any:
-        """The state of these leaves."""
-        return states.rebuild(self._structure, tensors)
+        """The state of these leaves, with counts as whole numbers."""
+        counts = {name: tensors[name].to(leaf.dtype) for name, leaf in self.leaves.items() if not leaf.dtype.is_floating_point}
+        return states.rebuild(self._structure, tensors | counts)
 
     def __repr__(self) -> str:
         return f"Owner({self.class_name}, {self.fingerprint})"

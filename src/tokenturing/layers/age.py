@@ -10,25 +10,25 @@ HORIZON = 1024.0
 """default number of steps at which ages saturate: 82 s of media"""
 
 
-def hat(x: Tensor, grid: Tensor) -> Tensor:
-    """Linear interpolation weights of x [...] on an even grid [K] of spacing 1 -> [..., K]."""
-    return (1 - (x.unsqueeze(-1) - grid).abs()).relu()
+def hat(x: Tensor, bins: int) -> Tensor:
+    """Linear interpolation weights of x [...] between the whole numbers 0, 1, ... bins - 1 -> [..., bins].
+
+    They are counted out here, as a buffer that is not saved would hold anything after a model was built on the meta device.
+    """
+    return (1 - (x.unsqueeze(-1) - torch.arange(bins, dtype=x.dtype, device=x.device)).abs()).relu()
 
 
 class AgeScale(nn.Module):
-    """Ages [...] in steps -> [..., AGE_BINS].
+    """Ages int64 [...] in steps -> float32 [..., AGE_BINS].
 
     Args:
         horizon: steps at which ages saturate.
     """
 
-    grid: Tensor
-
     def __init__(self, horizon: float = HORIZON):
         super().__init__()
         self.horizon = horizon
-        self.register_buffer("grid", torch.arange(float(AGE_BINS)), persistent=False)
 
     def forward(self, age: Tensor) -> Tensor:
-        log_age = torch.log1p(age.clamp(max=self.horizon)) * ((AGE_BINS - 1) / math.log1p(self.horizon))
-        return hat(log_age, self.grid)
+        steps = age.to(torch.float32).clamp(max=self.horizon)
+        return hat(steps.log1p() * ((AGE_BINS - 1) / math.log1p(self.horizon)), AGE_BINS)

@@ -21,7 +21,7 @@ class Past(NamedTuple):
     recent: Tensor
     """[..., K, N, D], its last tokens, oldest first; zeros where there are none"""
     quiet: Tensor
-    """[..., N] float32, steps for which it has held the same token, this one included; 0: it holds a new one"""
+    """[..., N] int64, steps for which it has held the same token, this one included; 0: it holds a new one"""
 
 
 class LookBack(nn.Module):

@@ -30,23 +30,20 @@ class SlotClock(nn.Module):
         horizon: steps at which the age saturates.
     """
 
-    count_grid: Tensor
-
     def __init__(self, width: int, horizon: float = HORIZON):
         super().__init__()
         self.age_scale = AgeScale(horizon)
         self.kind = Linear(width, KINDS)
         self.features = Linear(KINDS * (COUNTED + 1) + AGE_BINS, width, bias=False)
         nn.init.normal_(self.features.weight, std=0.3)
-        self.register_buffer("count_grid", torch.arange(COUNTED + 1.0), persistent=False)
 
     def counts(self, memory: Tensor, age: Tensor) -> Tensor:
-        """memory [B, M, D], age [B, M] in steps -> [B, M, kinds], the number of newer slots of each kind."""
+        """memory [B, M, D], age int64 [B, M] in steps -> [B, M, kinds], the number of newer slots of each kind."""
         newer = (age.unsqueeze(1) < age.unsqueeze(2)).to(memory.dtype)
         return newer @ (SHARPNESS * self.kind(memory)).sigmoid()
 
     def forward(self, memory: Tensor, age: Tensor) -> Tensor:
-        """memory [B, M, D], age [B, M] in steps -> [B, M, D] to be added to the slots' tokens."""
+        """memory [B, M, D], age int64 [B, M] in steps -> [B, M, D] to be added to the slots' tokens."""
         counts = self.counts(memory, age).clamp(max=float(COUNTED))
-        clocks = torch.cat([hat(counts, self.count_grid).flatten(-2), self.age_scale(age).to(memory.dtype)], dim=-1)
+        clocks = torch.cat([hat(counts, COUNTED + 1).flatten(-2), self.age_scale(age).to(memory.dtype)], dim=-1)
         return self.features(clocks)

@@ -22,7 +22,7 @@ class Slots(NamedTuple):
     tokens: Tensor
     """[B, M, D], the same with slot positions and clocks added"""
     age: Tensor
-    """[B, M], steps since each slot was last written"""
+    """int64 [B, M], steps since each slot was last written"""
 
 
 class Written(NamedTuple):
@@ -31,7 +31,7 @@ class Written(NamedTuple):
     memory: Tensor
     """[B, M, D], the next memory"""
     age: Tensor
-    """[B, M], the slots' ages"""
+    """int64 [B, M], the slots' ages"""
     gate: Tensor | None = None
     """[B, M, 1], how much of each slot was replaced, where the write says so"""
 
@@ -144,7 +144,7 @@ class GatedWrite(Write):
     def forward(self, slots: Slots, prepared: tuple[Tensor, ...], output: Tensor) -> Written:
         candidate, gate = self.propose(slots, prepared, output)
         memory = slots.memory + gate * (candidate - slots.memory)
-        return Written(memory, (slots.age + 1).masked_fill(gate.squeeze(-1) >= WRITTEN, 0.0), gate)
+        return Written(memory, (slots.age + 1).masked_fill(gate.squeeze(-1) >= WRITTEN, 0), gate)
 
     def propose(self, slots: Slots, prepared: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, Tensor]:
         """The candidate [B, M, D] and the gate [B, M, 1] of each slot."""

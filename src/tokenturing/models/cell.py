@@ -12,12 +12,15 @@ from tokenturing.memory.write import Slots, Write
 
 
 class MachineState(NamedTuple):
-    """The state of a Token Turing Machine: M * D numbers and one more for each slot."""
+    """The state of a Token Turing Machine: M * D numbers and one more for each slot.
+
+    Ages are whole numbers: they never stall, so that no two that differ ever tie, and no cast to a smaller type touches them.
+    """
 
     memory: Tensor
     """[B, M, D]"""
     age: Tensor
-    """[B, M] float32, steps since each slot was last written (gated write; else it stays as it began)"""
+    """[B, M] int64, steps since each slot was last written (gated write; else it stays as it began)"""
 
 
 class LookingBackState(NamedTuple):
@@ -28,7 +31,7 @@ class LookingBackState(NamedTuple):
     recent: Tensor
     """[B, K, N, D], the last inputs"""
     quiet: Tensor
-    """[B, N] float32, steps for which each input place has held the same token"""
+    """[B, N] int64, steps for which each input place has held the same token"""
 
 
 class PreparedInput(NamedTuple):

@@ -1,16 +1,25 @@
 """The contracts: what every model that streams promises, and what every recurrent model here keeps besides."""
 
 from collections import namedtuple
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from tokenturing import state as states
 from tokenturing.checkpoint.hub import HubMixin
-from tokenturing.errors import OptionError, ShapeError, a
+from tokenturing.errors import OptionError
+from tokenturing.models.arguments import (
+    LeafShape,
+    active_within,
+    adopt,
+    check_flags,
+    check_rows,
+    check_tokens,
+    leaf_shapes,
+)
+from tokenturing.models.ill import treat
 from tokenturing.models.scan import prepare_one, scan, step_by_step, without_absent
 
 
@@ -81,6 +90,7 @@ class RecurrentModel(HubMixin):
     growing: frozenset[str] = frozenset()
     longest_segment: int | None = None
     """steps that `segment` is given at most; None: as many as there are"""
+    _leaf_shapes: dict[str, LeafShape] | None = None
 
     def initial_state(self, batch_size: int) -> Any:
         """The state of `batch_size` rows before their first step: a NamedTuple of batch-first tensors."""
@@ -101,7 +111,7 @@ class RecurrentModel(HubMixin):
         """What can be said of T steps before any of them is taken.
 
         Args:
-            x: [B, T, N, D]; absent tokens are zeros.
+            x: [B, T, N, D]; absent tokens are zeros, and so are steps in which a row pauses.
             token_mask: bool [B, T, N] or None.
             state: before the first of these steps.
             reset: bool [B, T] or None.
@@ -133,20 +143,45 @@ class RecurrentModel(HubMixin):
         """T steps in a row, with arguments as `prepare` and `forward` have them -> y [B, T, R, D] and the last state."""
         return step_by_step(self, state, x, token_mask, reset, active, terms)
 
-    def step(self, x: Tensor, state: Any, *, token_mask: Tensor | None = None) -> tuple[Tensor, Any]:
+    def step(
+        self,
+        x: Tensor,
+        state: Any = None,
+        *,
+        reset: Tensor | None = None,
+        active: Tensor | None = None,
+        token_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Any]:
         """One step of the stream.
 
         Args:
-            x: tokens [B, N, D].
-            state: as `initial_state` or an earlier step returned it; it is not changed.
-            token_mask: bool [B, N], false where a token is absent; None: all are present.
+            x: tokens [B, N, D], or [B, D] of one token.
+            state: as `initial_state` or an earlier step returned it; it is not changed. None: from the beginning.
+            reset: bool [B]; where true, the row starts afresh before this step.
+            active: bool [B]; where false, the row keeps its state to the bit and its output is zeros.
+            token_mask: bool [B, N] (of x [B, D]: bool [B]), false where a token is absent; None: all are present.
 
         Returns:
-            y [B, R, D] and the next state.
+            y [B, R, D] and the next state; for x [B, D] and R = 1, y [B, D].
+
+        Raises:
+            ShapeError: a tensor has another shape or type than said here.
         """
-        self._check(x, state, token_mask, leading=("B",))
+        check_tokens(x, ("B",), self.width, self.input_tokens)
+        check_flags("token_mask", token_mask, x.shape[:-1])
+        for name, flags in (("reset", reset), ("active", active)):
+            check_flags(name, flags, x.shape[:1])
+        if reset is not None or active is not None:
+            flags_of_one = (None if part is None else part.unsqueeze(1) for part in (reset, active, token_mask))
+            y, state = self.forward(x.unsqueeze(1), state, *flags_of_one)
+            return y.squeeze(1), state
+        one_token = x.dim() == 2
+        if one_token:
+            x, token_mask = x.unsqueeze(1), None if token_mask is None else token_mask.unsqueeze(1)
+        state = self._checked(state, x.shape[0])
         prepared, known = prepare_one(self, x, token_mask, state)
         y, following = self.advance(prepared, state)
+        y = y.squeeze(1) if one_token and self.output_tokens == 1 else y
         return y, following._replace(**known) if known else following
 
     def forward(
@@ -157,6 +192,7 @@ class RecurrentModel(HubMixin):
         active: Tensor | None = None,
         token_mask: Tensor | None = None,
         *,
+        lengths: Tensor | Sequence[int] | None = None,
         bptt: int | None = None,
         recompute: int | None = None,
         terms: dict[str, Tensor] | None = None,
@@ -164,11 +200,13 @@ class RecurrentModel(HubMixin):
         """T steps of the stream.
 
         Args:
-            x: tokens [B, T, N, D].
+            x: tokens [B, T, N, D], or [B, T, D] of one token a step.
             state: where to go on from; None: from the beginning.
             reset: bool [B, T]; where true, the row starts afresh before that step.
             active: bool [B, T]; where false, the row keeps its state to the bit and its output is zeros.
-            token_mask: bool [B, T, N]; false where a token is absent. It gets no weight, whatever it holds.
+            token_mask: bool [B, T, N] (of x [B, T, D]: bool [B, T]); false where a token is absent. It gets no weight, whatever
+                it holds.
+            lengths: whole numbers [B], the steps of each row; what is behind them is padding, where the row is inactive.
             bptt: cut gradients every so many steps; the state goes on.
             recompute: hold only the states at every so many steps and compute the rest again on the way back:
                 full backpropagation through T steps in the memory of a few.
@@ -177,22 +215,33 @@ class RecurrentModel(HubMixin):
                 other models leave the dict as it is. The terms of chunks sum to those of the whole.
 
         Returns:
-            y [B, T, R, D] and the state after the last step.
+            y [B, T, R, D] and the state after the last step; for x [B, T, D] and R = 1, y [B, T, D].
 
         Raises:
             ShapeError: a tensor has another shape or type than said here.
         """
-        if state is None:
-            state = self.initial_state(x.shape[0] if x.dim() else 0)
-        self._check(x, state, token_mask, leading=("B", "T"))
+        check_tokens(x, ("B", "T"), self.width, self.input_tokens)
+        check_flags("token_mask", token_mask, x.shape[:-1])
         for name, flags in (("reset", reset), ("active", active)):
-            _check_flags(name, flags, x.shape[:2])
+            check_flags(name, flags, x.shape[:2])
         for name, steps in (("bptt", bptt), ("recompute", recompute)):
             if steps is not None and steps < 1:
                 raise OptionError(f"{name}={steps}: expected a number of steps of at least 1, or None")
-        return scan(
+        if lengths is not None:
+            within = active_within(lengths, x)
+            active = within if active is None else active & within
+        one_token = x.dim() == 3
+        if one_token:
+            x, token_mask = x.unsqueeze(2), None if token_mask is None else token_mask.unsqueeze(2)
+        state = self._checked(state, x.shape[0])
+        x = without_absent(x, token_mask)
+        treated = None
+        if reset is not None or active is not None:
+            treated = treat(x, state, self.initial_state(x.shape[0]), reset, active)
+            x, state = treated.x, treated.state
+        y, state = scan(
             self,
-            without_absent(x, token_mask),
+            x,
             state,
             reset=reset,
             active=active,
@@ -201,30 +250,17 @@ class RecurrentModel(HubMixin):
             recompute=recompute,
             terms=terms,
         )
+        y, state = (y, state) if treated is None else treated.show(y, state)
+        return y.squeeze(2) if one_token and self.output_tokens == 1 else y, state
 
-    def _check(self, x: Tensor, state: Any, token_mask: Tensor | None, leading: tuple[str, ...]) -> None:
-        expected = f"[{', '.join((*leading, 'N', 'D'))}] with D={self.width}"
-        if self.input_tokens is not None:
-            expected += f" and N={self.input_tokens}"
-        if not x.is_floating_point():
-            raise ShapeError(f"x has type {x.dtype}: expected floating-point tokens {expected}")
-        fits = x.dim() == len(leading) + 2 and x.shape[-1] == self.width
-        if not fits or (self.input_tokens is not None and x.shape[-2] != self.input_tokens):
-            raise ShapeError(f"x has shape {list(x.shape)}: expected {expected}")
-        if x.dim() == 4 and not x.shape[1]:
-            raise ShapeError(f"x has shape {list(x.shape)}: expected at least one step (T >= 1)")
-        _check_flags("token_mask", token_mask, x.shape[:-1])
-        if not isinstance(state, tuple):
-            raise ShapeError(f"state is {a(type(state))}: expected what initial_state() or a step returned")
-        if states.rows(state) != x.shape[0]:
-            raise ShapeError(
-                f"state has {states.rows(state)} rows and x has {x.shape[0]}: expected the same B; "
-                "take rows with tokenturing.state.take or begin with initial_state(B)"
-            )
-
-
-def _check_flags(name: str, flags: Tensor | None, shape: torch.Size) -> None:
-    if flags is None:
-        return
-    if flags.dtype != torch.bool or flags.shape != shape:
-        raise ShapeError(f"{name} has shape {list(flags.shape)} and type {flags.dtype}: expected bool {list(shape)}")
+    def _checked(self, state: Any, rows: int) -> Any:
+        """The state to go on from, which is one of this model's."""
+        if state is None:
+            return self.initial_state(rows)
+        if not torch.compiler.is_compiling():  # a graph does not look up what is looked up once
+            if self._leaf_shapes is None:
+                with torch.no_grad():
+                    self._leaf_shapes = leaf_shapes(self.initial_state(1), self.growing)
+            state = adopt(state, self._leaf_shapes, type(self).__name__)
+        check_rows(state, rows)
+        return state

@@ -17,7 +17,7 @@ def unchanged(before: Tensor, x: Tensor) -> Tensor:
     return (x - before).detach().norm(dim=-1) <= CHANGE * x.detach().norm(dim=-1)
 
 
-def look_back(past: Past, never: float, x: Tensor, reset: Tensor | None, active: Tensor | None) -> tuple[Past, Past]:
+def look_back(past: Past, never: int, x: Tensor, reset: Tensor | None, active: Tensor | None) -> tuple[Past, Past]:
     """What is known of the past at each of T steps: of the active steps since the last reset.
 
     Args:

@@ -1,5 +1,6 @@
 """The Token Turing Machine (Ryoo et al., CVPR 2023, arXiv 2211.09119)."""
 
+import math
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class TokenTuringMachine(RecurrentModel):
     """
 
     look_back: int = 0
-    never: float = HORIZON
+    never: int = math.ceil(HORIZON)
     """what the clock of an input place shows before its first step, where there is a look back"""
     write_cost: float = 0.0
 
@@ -84,10 +85,10 @@ class TokenTuringMachine(RecurrentModel):
             raise OptionError(
                 f"look_back={look_back} with input_tokens={input_tokens}: expected a number of steps, and how many tokens come in"
             )
-        self.look_back, self.never, self.write_cost = look_back, horizon, write_cost
+        self.look_back, self.never, self.write_cost = look_back, math.ceil(horizon), write_cost
 
-        def token_positions(kinds: int) -> TokenPositions | NoPositions:
-            return TokenPositions(width, memory_tokens, input_tokens, kinds) if positions else NoPositions()
+        def token_positions(slots: int | None, output: bool) -> TokenPositions | NoPositions:
+            return TokenPositions(width, slots, input_tokens, output=output) if positions else NoPositions()
 
         self.cell = Cell(
             read=build_summarizer(read, width, read_tokens, heads),
@@ -100,8 +101,11 @@ class TokenTuringMachine(RecurrentModel):
                 hidden=hidden or 4 * width,
                 dropout=dropout,
             ),
-            write=build_write(write, width, memory_tokens, heads, token_positions(3)),
-            positions=token_positions(2),
+            # The gated write sees the slots as the read does.
+            write=build_write(
+                write, width, memory_tokens, heads, token_positions(None if write == "gated" else memory_tokens, output=True)
+            ),
+            positions=token_positions(memory_tokens, output=False),
             clock=SlotClock(width, horizon) if write == "gated" else None,
             look_back=LookBack(width, look_back, horizon) if look_back else None,
         )
@@ -112,7 +116,7 @@ class TokenTuringMachine(RecurrentModel):
         """The memory before the first step; slot i begins as if written i + 1 steps ago, so that no two tie."""
         like = next(self.parameters())
         memory = like.new_zeros(self.memory_tokens, self.width) if self.initial_memory is None else self.initial_memory
-        age = torch.arange(1.0, self.memory_tokens + 1, device=like.device)
+        age = torch.arange(1, self.memory_tokens + 1, device=like.device)
         rows = memory.expand(batch_size, -1, -1).clone(), age.expand(batch_size, -1).clone()
         if not self.look_back:
             return MachineState(*rows)

@@ -92,7 +92,7 @@ class Runtime:
         fresh = []
         for leaf, first in zip(state, self._initial, strict=True):
             leaf = leaf.copy()
-            leaf[np.asarray(rows)] = first[0]
+            leaf[_indices(rows)] = first[0]
             fresh.append(leaf)
         return self._state(*fresh)
 
@@ -204,8 +204,14 @@ class Runtime:
 
 
 def take(state: Any, rows: Sequence[int] | Array) -> Any:
-    """The rows with these indices (or where a bool [B] is true), as a new state."""
-    return type(state)(*(leaf[np.asarray(rows)] for leaf in state))
+    """The rows with these indices (or where a bool [B] is true), as a new state; of none, a state of no rows."""
+    return type(state)(*(leaf[_indices(rows)] for leaf in state))
+
+
+def _indices(rows: Sequence[int] | Array) -> Array:
+    """An empty list has the type of fractions, and indexes nothing."""
+    index = np.asarray(rows)
+    return index if index.size else np.zeros(0, np.intp)
 
 
 def stack(states: Sequence[Any]) -> Any:

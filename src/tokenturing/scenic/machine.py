@@ -138,7 +138,8 @@ class ScenicTokenTuringMachine(TokenTuringMachine):
         """One step -> output tokens [B, R, D] and the next state."""
         if self.simple:
             tokens = self.process(torch.cat([state.memory, prepared[0]], dim=1))
-            output, memory = tokens[:, : self.output_tokens], tokens[:, self.output_tokens :]
+            # Copies, as parts of one tensor would hold on to the whole of it.
+            output, memory = tokens[:, : self.output_tokens].clone(), tokens[:, self.output_tokens :].clone()
             return output, state._replace(memory=memory.to(state.memory.dtype))
         reader = self._summarizer(self._reader)
         seen = reader.encode(_place(self.read_pos_embed, state.memory, 0))

@@ -1,0 +1,145 @@
+"""What callers of a recurrent model hand over, checked: what came, what was expected, what to do."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from tokenturing import state as states
+from tokenturing.errors import ShapeError
+
+
+class LeafShape(NamedTuple):
+    """One leaf of a model's state."""
+
+    shape: tuple[int, ...]
+    """without B, before the first step"""
+    dtype: torch.dtype
+    grows: bool
+
+    def fits(self, leaf: Tensor) -> bool:
+        """Whether a leaf [B, ...] may be this one."""
+        shape = tuple(leaf.shape[1:])
+        return leaf.dim() > 0 and (
+            len(shape) == len(self.shape) and shape[1:] == self.shape[1:] if self.grows else shape == self.shape
+        )
+
+    def __str__(self) -> str:
+        sizes = ["B", *map(str, self.shape)]
+        if self.grows:
+            sizes[1] = "S"
+        return f"[{', '.join(sizes)}]"
+
+
+def leaf_shapes(state: Any, growing: frozenset[str]) -> dict[str, LeafShape]:
+    """What the leaves of a model's states look like, by name."""
+    return {name: LeafShape(tuple(leaf.shape[1:]), leaf.dtype, name in growing) for name, leaf in states.leaves(state)}
+
+
+def check_tokens(x: Any, leading: Sequence[str], width: int, input_tokens: int | None) -> None:
+    """Refuse what is no tensor of tokens [*leading, N, D], or [*leading, D] of one token.
+
+    Raises:
+        ShapeError: as it says.
+    """
+    expected = f"[{', '.join((*leading, 'N', 'D'))}] with D={width}"
+    if input_tokens is not None:
+        expected += f" and N={input_tokens}"
+    if input_tokens in (None, 1):
+        expected += f", or [{', '.join((*leading, 'D'))}] of one token"
+    if isinstance(x, PackedSequence):
+        raise ShapeError(
+            "x is a PackedSequence: expected a padded tensor; take it apart with torch.nn.utils.rnn.pad_packed_sequence(x, "
+            "batch_first=True) and pass what it returns as x and lengths="
+        )
+    if not isinstance(x, Tensor):
+        hint = "; make one with torch.from_numpy(x)" if hasattr(x, "__array__") else ""
+        raise ShapeError(f"x is a {type(x).__module__}.{type(x).__qualname__}: expected a torch tensor {expected}{hint}")
+    if not x.is_floating_point():
+        raise ShapeError(f"x has type {x.dtype}: expected floating-point tokens {expected}")
+    tokens = x.shape[-2] if x.dim() == len(leading) + 2 else 1
+    fits = x.dim() in (len(leading) + 1, len(leading) + 2) and x.shape[-1] == width
+    if not fits or (input_tokens is not None and tokens != input_tokens):
+        raise ShapeError(f"x has shape {list(x.shape)}: expected {expected}")
+    if len(leading) > 1 and not x.shape[1]:
+        raise ShapeError(f"x has shape {list(x.shape)}: expected at least one step (T >= 1)")
+
+
+def check_flags(name: str, flags: Any, shape: torch.Size) -> None:
+    """Refuse what is not None and no bool tensor of this shape.
+
+    Raises:
+        ShapeError: as it says.
+    """
+    if flags is None:
+        return
+    if not isinstance(flags, Tensor):
+        raise ShapeError(f"{name} is a {type(flags).__qualname__}: expected a tensor, bool {list(shape)}")
+    if flags.dtype != torch.bool or flags.shape != shape:
+        raise ShapeError(f"{name} has shape {list(flags.shape)} and type {flags.dtype}: expected bool {list(shape)}")
+
+
+def active_within(lengths: Any, x: Tensor) -> Tensor:
+    """lengths [B] of rows x [B, T, ...] -> bool [B, T], true before the row's end.
+
+    Raises:
+        ShapeError: they are no whole numbers from 0 to T, one for each row.
+    """
+    given, (rows, steps) = torch.as_tensor(lengths), x.shape[:2]
+    if given.shape != (rows,) or given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise ShapeError(
+            f"lengths have shape {list(given.shape)} and type {given.dtype}: expected whole numbers [B={rows}], each row's steps"
+        )
+    if rows and not torch.compiler.is_compiling() and not 0 <= int(given.min()) <= int(given.max()) <= steps:
+        raise ShapeError(f"lengths from {int(given.min())} to {int(given.max())}: expected 0 to T={steps}")
+    return torch.arange(steps, device=x.device) < given.to(x.device).unsqueeze(1)
+
+
+def check_rows(state: Any, rows: int) -> None:
+    """Refuse a state of other rows.
+
+    Raises:
+        ShapeError: as it says.
+    """
+    if states.rows(state) != rows:
+        raise ShapeError(
+            f"state has {states.rows(state)} rows and x has {rows}: expected the same B; "
+            "take rows with tokenturing.state.take or begin with initial_state(B)"
+        )
+
+
+def adopt(state: Any, expected: dict[str, LeafShape], model: str) -> Any:
+    """The state, if its leaves are those of the model's states; whole numbers in another type get the model's.
+
+    Raises:
+        ShapeError: it is the state of another model, of torch.nn.LSTM for example.
+    """
+    if not isinstance(state, tuple):
+        raise ShapeError(f"state is a {type(state).__name__}: expected what initial_state() or a step of this {model} returned")
+    try:
+        found = dict(states.leaves(state))
+    except TypeError:  # a part is neither a tensor nor a tuple of them
+        found = {}
+    names_fit = hasattr(state, "_fields") and found.keys() == expected.keys()
+    if not names_fit or not all(leaf.fits(found[name]) for name, leaf in expected.items()):
+        raise ShapeError(
+            f"state is a {_described(state)}: expected what initial_state() or a step of this {model} returned, "
+            f"{', '.join(f'{name} {leaf}' for name, leaf in expected.items())}"
+        )
+    wrong = [name for name, leaf in expected.items() if not leaf.dtype.is_floating_point and found[name].dtype != leaf.dtype]
+    if not wrong:
+        return state
+    return states.rebuild(state, found | {name: found[name].to(expected[name].dtype) for name in wrong})
+
+
+def _described(state: Any) -> str:
+    if hasattr(state, "_fields"):
+        parts = [
+            f"{name} {list(part.shape) if isinstance(part, Tensor) else type(part).__name__}"
+            for name, part in zip(state._fields, state, strict=True)
+        ]
+        return f"{type(state).__name__} of {', '.join(parts)}"
+    parts = [str(list(part.shape)) if isinstance(part, Tensor) else type(part).__name__ for part in state]
+    return f"plain tuple of {', '.join(parts)}"

@@ -1,0 +1,91 @@
+"""Nothing that nothing uses, old files load all the same, and nothing depends on where a model was built."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from zoo import BASELINES, ZOO, build, inputs, small
+
+import tokenturing as tt
+from tokenturing import state as states
+from tokenturing.checkpoint.folder import SHIPPED
+from tokenturing.errors import CheckpointError
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_parameter_is_used(name: str) -> None:
+    model = build(name).train()
+    x = inputs(model)
+    mask = torch.ones(x.shape[:-1], dtype=torch.bool)
+    mask[0, 0] = False
+    y, state = model(x, token_mask=mask if name in BASELINES else None)  # a baseline has parameters of absent tokens
+    floating = [leaf.square().sum() for _, leaf in states.leaves(state) if leaf.is_floating_point()]
+    (y.square().sum() + sum(floating)).backward()
+    assert [each for each, parameter in model.named_parameters() if parameter.grad is None] == []
+    for each, parameter in model.named_parameters():
+        if each.endswith("positions.kinds"):
+            assert parameter.grad is not None
+            assert parameter.grad.abs().amax(1).min() > 0, f"a row of {each} is used by nothing"
+
+
+def older(model: tt.TokenTuringMachine) -> dict[str, Tensor]:
+    """The parameters as older versions had them, with positions of slots in the gated write."""
+    found = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    prefix = "cell.write.positions."
+    found[f"{prefix}slots"] = torch.zeros(model.memory_tokens, model.width)
+    found[f"{prefix}kinds"] = torch.cat([torch.zeros(1, model.width), found[f"{prefix}kinds"]])
+    return found
+
+
+def test_parameters_of_older_versions_load() -> None:
+    model, other = small(input_tokens=2), small(input_tokens=2)
+    other.load_state_dict(older(model))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+    with pytest.raises(RuntimeError, match=r"cell\.read\.more"):
+        other.load_state_dict(older(model) | {"cell.read.more": torch.zeros(1)})
+
+
+def test_files_of_older_versions_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small()
+    old = older(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "state_dict", lambda: old)
+        tt.save(model, tmp_path / "old")
+    loaded = tt.load(tmp_path / "old")
+    x = torch.randn(2, 3, 2, model.width)
+    assert torch.equal(loaded(x)[0], model.eval()(x)[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "state_dict", lambda: old | {"cell.more": torch.zeros(1)})
+        tt.save(model, tmp_path / "foreign")
+    with pytest.raises(CheckpointError, match=r"it has cell\.more besides"):
+        tt.load(tmp_path / "foreign")
+
+
+def test_the_shipped_machine_loads() -> None:
+    """Its file was written when the gated write had positions of slots."""
+    with safe_open(SHIPPED / "recall-ttm" / "model.safetensors", framework="pt") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name, tensor in tt.load("recall-ttm").state_dict().items():
+        wanted = stored[name].to(tensor.dtype)
+        assert torch.equal(tensor, wanted[-len(tensor) :] if name.endswith("write.positions.kinds") else wanted), name
+
+
+@pytest.mark.parametrize("name", ZOO)
+@torch.no_grad()
+def test_built_on_the_meta_device(name: str) -> None:
+    """Materialised and filled with the weights it answers as the one that they are of: nothing is left that they do not fill."""
+    model = build(name)
+    with torch.device("meta"):
+        other: Any = ZOO[name]()
+    other = other.to_empty(device="cpu").to(torch.float64).eval()
+    for tensor in other.buffers():
+        tensor.fill_(7)
+    other.load_state_dict(model.state_dict())
+    x = inputs(model)
+    wanted, came = model(x), other(x)
+    for (leaf, one), (_, another) in zip(states.leaves(wanted), states.leaves(came), strict=True):
+        assert torch.equal(one, another), leaf
