@@ -6,6 +6,7 @@ config.json, beside a few keys of ours.
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +82,17 @@ def _cast(weights: dict[str, Tensor], dtype: torch.dtype | None) -> tuple[dict[s
 
 
 def _write(folder: Path, config: bytes, weights: bytes) -> None:
+    def write(new: Path) -> None:
+        (new / WEIGHTS).write_bytes(weights)
+        (new / CONFIG).write_bytes(config)
+
     if not folder.exists():
-
-        def write(new: Path) -> None:
-            (new / WEIGHTS).write_bytes(weights)
-            (new / CONFIG).write_bytes(config)
-
-        write_folder(folder, write)
-    elif not folder.is_dir():
+        with suppress(FileExistsError):  # another rank was faster
+            write_folder(folder, write, replace=False)
+            return
+    if not folder.is_dir():
         raise CheckpointError(f"{folder} is a file: expected a folder, or a name that is free")
-    elif (folder / WEIGHTS).exists():
+    if (folder / WEIGHTS).exists():
         # The weights carry the config too, so that this one rename is the moment of change: if we die before
         # the next one, `load` sees two save_ids and believes the weights.
         write_file(folder / WEIGHTS, weights)
