@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from zoo import small
 
+import tokenturing as tt
 from tokenturing import files
 from tokenturing.errors import CheckpointError
 from tokenturing.files import write_file, write_folder
@@ -279,3 +281,16 @@ write_{kind}(Path({str(tmp_path / "it")!r}), write)
     again()
     assert os.listdir(tmp_path) == ["it"]
     assert "half" not in (os.listdir(tmp_path / "it") if kind == "folder" else (tmp_path / "it").read_text())
+
+
+@pytest.mark.parametrize("old", ["free", "empty", "old"])
+def test_several_ranks_save_one_model(old: str, tmp_path: Path) -> None:
+    model = small()
+    if old != "free":
+        (tmp_path / "it").mkdir()
+    if old == "old":
+        tt.save(small(), tmp_path / "it")
+    run_at_once(lambda: tt.save(model, tmp_path / "it"))
+    assert sorted(os.listdir(tmp_path / "it")) == ["config.json", "model.safetensors"]
+    assert os.listdir(tmp_path) == ["it"]
+    assert tt.fingerprint(tt.load(tmp_path / "it")) == tt.fingerprint(model)

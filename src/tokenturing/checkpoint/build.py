@@ -1,23 +1,33 @@
 """A model from a config and a file of weights that may be anything: bounded, compared, then filled."""
 
-import json
-import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
+from torch.nn.parameter import is_lazy
 
+from tokenturing.checkpoint.budget import Budget
+from tokenturing.checkpoint.draws import own_draws
 from tokenturing.checkpoint.format import CONFIG, abbreviated
 from tokenturing.checkpoint.tensors import TensorFile
+from tokenturing.checkpoint.weights import UNSAVED, Unsaved, names_of, restore_types, type_named, weights_of
 from tokenturing.errors import CheckpointError
+
+ORIGINAL_TYPES = "original_types"
+"""the key in a file of the types that weights had which were saved in smaller ones"""
 
 
 def build(cls: type[nn.Module], arguments: dict[str, Any], file: TensorFile) -> nn.Module:
-    """A model by its arguments, as long as it is about as large as the file and of its shapes."""
-    with torch.random.fork_rng(devices=[]):
+    """A model by its arguments with the weights in the file, as long as it is about as large as that and of its shapes."""
+    with _checked(file):
+        unsaved = Unsaved.parse(file.metadata.get(UNSAVED))
+    default_type = torch.float32 if unsaved is None else unsaved.default_type
+    with _default_type(default_type), torch.device("cpu"), own_draws():
         try:
-            with _Budget(file):
+            with Budget(file, unsaved.numbers if unsaved else 0):
                 model = cls(**arguments)
         except CheckpointError:
             raise
@@ -26,76 +36,60 @@ def build(cls: type[nn.Module], arguments: dict[str, Any], file: TensorFile) -> 
                 f"{file.path.with_name(CONFIG)} does not fit {cls.__name__} ({error}): expected the "
                 "arguments it was saved with; fetch or save it again"
             ) from error
-    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    _check_shapes(shapes, file, cls.__name__)
+        _check_shapes(model, file)
+        _fill(model, file, unsaved)
     return model
 
 
-class _Budget(TorchFunctionMode):
-    """Stops the building of a model far larger than its file, before it is allocated.
-
-    Building on the meta device would do too, but loads 2 s of torch's compiler.
-    """
-
-    MAKERS = (
-        *("empty", "zeros", "ones", "full", "rand", "randn", "randint", "eye", "arange", "linspace"),
-        *("new_empty", "new_zeros", "new_ones", "new_full"),
-    )
-    """functions of torch that allocate by the sizes they get"""
-    SLACK = 2**24
-    """numbers besides the weights: tables that are not saved"""
-
-    def __init__(self, file: TensorFile):
-        super().__init__()
-        self.file = file
-        self.numbers = 4 * sum(math.prod(shape) for shape in file.shapes.values()) + self.SLACK
-        self.calls = 16 * len(file.shapes) + 2000
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in self.MAKERS:
-            self._count([*args, *kwargs.values()])
-        return func(*args, **kwargs)
-
-    def _count(self, arguments: list[Any]) -> None:
-        flat = [size for each in arguments for size in (each if isinstance(each, tuple | list) else [each])]
-        sizes = [abs(size) for size in flat if isinstance(size, int | float) and not isinstance(size, bool)]
-        self.numbers -= math.prod(max(1, math.ceil(size)) for size in sizes)
-        self.calls -= 1
-        if self.numbers < 0 or self.calls < 0:
-            raise CheckpointError(
-                f"{self.file.path} has {len(self.file.shapes)} tensors and its config describes a far "
-                "larger model: they do not belong together; fetch or save both again"
-            )
-
-
-def _check_shapes(wanted: dict[str, tuple[int, ...]], file: TensorFile, name: str) -> None:
+def _check_shapes(model: nn.Module, file: TensorFile) -> None:
+    wanted = weights_of(model)
     parts = []
     if missing := wanted.keys() - file.shapes.keys():
         parts.append(f"it lacks {abbreviated(missing)}")
     if unexpected := file.shapes.keys() - wanted.keys():
         parts.append(f"it has {abbreviated(unexpected)} besides")
     if parts:
-        raise CheckpointError(f"{file.path} does not hold the weights of this {name}: {'; '.join(parts)}")
-    for key, shape in wanted.items():
-        if file.shapes[key] != shape:
+        raise CheckpointError(f"{file.path} does not hold the weights of this {type(model).__name__}: {'; '.join(parts)}")
+    for key, tensor in wanted.items():
+        if isinstance(tensor, torch.Tensor) and not is_lazy(tensor) and file.shapes[key] != tuple(tensor.shape):
             raise CheckpointError(
                 f"{file.path}: {key} has shape {list(file.shapes[key])}, and by the config it has "
-                f"{list(shape)}: they do not belong together; fetch or save both again"
+                f"{list(tensor.shape)}: they do not belong together; fetch or save both again"
             )
 
 
-def fill(model: nn.Module, file: TensorFile) -> None:
+def _fill(model: nn.Module, file: TensorFile, unsaved: Unsaved | None) -> None:
     """Put the file's tensors into the model, in the types they had in the one that was saved."""
     tensors = file.tensors()
+    with _checked(file):
+        for name, dtype in file.table(ORIGINAL_TYPES).items():
+            tensors[name] = tensors[name].to(type_named(dtype))
+    restore_types(model, tensors, unsaved)
+    model.load_state_dict({own: tensors[name] for own, name in names_of(model).items()}, strict=True)
+
+
+@contextmanager
+def _checked(file: TensorFile) -> Iterator[None]:
+    """What is wrong with the notes in a file becomes one clear error."""
     try:
-        for name, dtype in json.loads(file.metadata.get("original_types", "{}")).items():
-            tensors[name] = tensors[name].to(getattr(torch, dtype))
+        yield
     except (ValueError, AttributeError, TypeError, LookupError, RecursionError) as error:
         raise CheckpointError(f"{file.path} names unknown types or tensors ({error}); save it again") from error
-    types = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
-    if len(types) == 1:  # buffers that are not saved follow, as they did in the saved model
-        model.to(types.pop())
-    for key, own in model.state_dict(keep_vars=True).items():
-        own.data = own.data.to(tensors[key].dtype)
-    model.load_state_dict(tensors, strict=True)
+
+
+_types = threading.RLock()
+
+
+@contextmanager
+def _default_type(dtype: torch.dtype) -> Iterator[None]:
+    """With torch's default type, which all threads share: it is left alone where it is this one anyway."""
+    if torch.get_default_dtype() == dtype:
+        yield
+        return
+    with _types:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)

@@ -14,11 +14,19 @@ FORMAT_VERSION = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 OWN_KEYS = ("format_version", "class_name", "tokenturing_version", "save_id", "notes")
 """what config.json holds besides the constructor's arguments"""
+WRAPPER = "_orig_mod"
+"""where torch.compile keeps the module inside"""
 
 
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The module inside what torch.compile returned, or the module itself."""
-    return getattr(model, "_orig_mod", model)
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside what torch.compile and wrappers of several devices or ranks returned, or the module itself."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif WRAPPER in getattr(model, "_modules", ()):
+            model = model._modules[WRAPPER]  # type: ignore[assignment]
+        else:
+            return model
 
 
 def config_of(model: nn.Module) -> dict[str, Any]:
@@ -37,6 +45,20 @@ def to_json(content: dict[str, Any], what: str) -> str:
         return json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{what} cannot be written as JSON ({error}): expected plain values") from error
+
+
+def check_keys(content: Any, where: str) -> None:
+    """Refuse tables whose keys JSON would turn into other ones."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if not isinstance(key, str):
+                raise CheckpointError(
+                    f"{where} has the key {key!r}, and comes back with {str(key)!r} from JSON: expected text, or a list of pairs"
+                )
+            check_keys(value, f"{where}.{key}")
+    elif isinstance(content, list | tuple):
+        for value in content:
+            check_keys(value, where)
 
 
 def package_version() -> str:

@@ -1,5 +1,6 @@
 """The state of a session as bytes or a file: safetensors, with the fingerprint of the model it belongs to."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +38,26 @@ def dump_state(state: tuple, model: Any) -> bytes:
     return pack(leaves, metadata, checksum="crc32")
 
 
-def parse_state(data: bytes | bytearray | memoryview, model: Any, *, device: str | torch.device | None = None) -> Any:
+def parse_state(
+    data: bytes | bytearray | memoryview,
+    model: Any,
+    *,
+    device: str | torch.device | None = None,
+    allow_other_weights: bool = False,
+) -> Any:
     """The state that `dump_state` made bytes of, for the same model to go on from.
 
     Args:
         data: from anywhere; what is wrong with it is found before any of it is used.
         model: the model whose state it is, or its `checkpoint.Owner`.
         device: where to put it; None: where the model is.
+        allow_other_weights: take the state of another model of the same class and shapes too, with a warning: that of this model
+            before a fine-tune. What stands in its memory was written with the other weights.
 
     Raises:
         CheckpointError: the data is truncated, corrupted, foreign or newer, or the state is another model's.
     """
-    return _parse(data if isinstance(data, bytes) else bytes(memoryview(data)), model, device, "the data")
+    return _parse(data if isinstance(data, bytes) else bytes(memoryview(data)), model, device, "the data", allow_other_weights)
 
 
 def save_state(state: tuple, file: str | Path, model: Any) -> None:
@@ -67,13 +76,17 @@ def save_state(state: tuple, file: str | Path, model: Any) -> None:
     write_file(path, data)
 
 
-def load_state(file: str | Path, model: Any, *, device: str | torch.device | None = None) -> Any:
+def load_state(
+    file: str | Path, model: Any, *, device: str | torch.device | None = None, allow_other_weights: bool = False
+) -> Any:
     """The state that `save_state` wrote, for the same model to go on from.
 
     Args:
         file: as `save_state` wrote it.
         model: the model whose state it is, or its `checkpoint.Owner`.
         device: where to put it; None: where the model is.
+        allow_other_weights: take the state of another model of the same class and shapes too, with a warning: that of this model
+            before a fine-tune. What stands in its memory was written with the other weights.
 
     Raises:
         CheckpointError: the file is missing, truncated, corrupted, foreign or newer, or the state is another model's.
@@ -84,21 +97,27 @@ def load_state(file: str | Path, model: Any, *, device: str | torch.device | Non
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error}): expected {KIND}") from error
-    return _parse(data, model, device, path)
+    return _parse(data, model, device, path, allow_other_weights)
 
 
-def _parse(data: bytes, model: Any, device: str | torch.device | None, where: str | Path) -> Any:
+def _parse(data: bytes, model: Any, device: str | torch.device | None, where: str | Path, allow_other_weights: bool) -> Any:
     source, owner = TensorBytes(data, KIND, where), _owner(model)
     if source.metadata.get("kind") != "state":
         raise CheckpointError(f"{where} holds no state: expected what tokenturing.save_state or dump_state wrote")
     check_version(source.metadata.get("format_version"), where)
-    theirs = source.metadata.get("fingerprint")
+    theirs, class_name = source.metadata.get("fingerprint"), source.metadata.get("class_name")
     if owner.fingerprint != theirs:
-        raise CheckpointError(
-            f"{where} is the state of another model: of a {source.metadata.get('class_name')} with the "
-            f"fingerprint {theirs}, and this {owner.class_name} has {owner.fingerprint}; load the model that "
-            "it was saved with"
+        what = (
+            f"{where} is the state of another model: of a {class_name} with the fingerprint {theirs}, and this "
+            f"{owner.class_name} has {owner.fingerprint}"
         )
+        if class_name != owner.class_name or not allow_other_weights:
+            raise CheckpointError(
+                f"{what}; load the model that it was saved with, or, if this is the same with other weights, pass "
+                "allow_other_weights=True"
+            )
+        owner.check(source.leaves(), where)
+        warnings.warn(f"{what}; it goes on with what the other one wrote", stacklevel=3)
     owner.check(source.leaves(), where)
     return owner.rebuild(source.tensors(owner.device if device is None else device))
 
