@@ -4,14 +4,14 @@ import math
 from typing import Any
 
 from torch import Tag, Tensor, strided
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tokenturing.checkpoint.draws import QuickMode
 from tokenturing.checkpoint.tensors import TensorFile
 from tokenturing.checkpoint.weights import count
 from tokenturing.errors import CheckpointError
 
 
-class Budget(TorchDispatchMode):
+class Budget(QuickMode):
     """Stops the building of a model far larger than its file, before it is allocated.
 
     Building on the meta device would do too, but loads 2 s of torch's compiler.

@@ -21,7 +21,15 @@ def own_draws() -> Iterator[None]:
         yield
 
 
-class _Draws(TorchDispatchMode):
+class QuickMode(TorchDispatchMode):
+    """A mode without torch's guard against compiling it, which would load 2 s of compiler at its first operation."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class _Draws(QuickMode):
     """Hands the generator to each operation on the CPU that draws and was given none."""
 
     def __init__(self, generator: torch.Generator):
