@@ -103,6 +103,14 @@ def test_long_names_of_models_and_states(name: str, tmp_path: Path) -> None:
     if len(name) > 255:
         with pytest.raises(CheckpointError, match="no folder or model"):
             tt.load(name)
+        with pytest.raises(CheckpointError, match="does not exist"):
+            tt.load_state(tmp_path / name, model)
+        for write in (
+            lambda: tt.save(model, tmp_path / name),
+            lambda: tt.save_state(model.initial_state(1), tmp_path / name, model),
+        ):
+            with pytest.raises(CheckpointError, match="too long"):
+                write()
         return
     tt.save(model, tmp_path / name)
     tt.save(model, tmp_path / name)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from tokenturing.checkpoint.build import ORIGINAL_TYPES, build
 from tokenturing.checkpoint.format import (
@@ -93,7 +94,7 @@ def _write(folder: Path, config: bytes, weights: bytes) -> None:
         (new / WEIGHTS).write_bytes(weights)
         (new / CONFIG).write_bytes(config)
 
-    if not folder.exists():
+    if not os.path.exists(folder):
         with suppress(FileExistsError):  # another rank was faster
             write_folder(folder, write, replace=False)
             return
@@ -116,7 +117,7 @@ def check_savable(model: nn.Module) -> None:
     name_of(model)
     check_keys(config_of(model), "config")
     to_json(config_of(model), "config")
-    check_storable(weights_of(model))
+    check_storable({name: tensor for name, tensor in weights_of(model).items() if not is_lazy(tensor)})
     Unsaved.of(model)
 
 

@@ -148,8 +148,8 @@ def _from_bytes(tensors: dict[str, Tensor], others: Mapping[str, torch.dtype]) -
 
 def check_is_file(path: Path, kind: str) -> None:
     """Refuse what is missing or a folder."""
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+    if not os.path.isfile(path):  # names that are too long are no error to it
+        what = "is a folder" if os.path.isdir(path) else "does not exist"
         raise CheckpointError(f"{path} {what}: expected {kind}")
 
 

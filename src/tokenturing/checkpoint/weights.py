@@ -40,7 +40,7 @@ def unsaved_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The buffers that are not saved, as the model's class makes them anew, with their names."""
     for prefix, module in model.named_modules():
         for name in module._non_persistent_buffers_set:
-            if isinstance(buffer := module._buffers.get(name), Tensor):
+            if isinstance(buffer := module._buffers.get(name), Tensor) and not is_lazy(buffer):
                 yield _without_wrapper(f"{prefix}.{name}" if prefix else name), buffer
 
 

@@ -28,8 +28,9 @@ def write_file(path: Path, content: bytes | Callable[[BinaryIO], object]) -> Non
     device is written into.
 
     Raises:
-        CheckpointError: there is a folder at `path`.
+        CheckpointError: there is a folder at `path`, or its name is too long.
     """
+    _check_length(path)
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder: expected a file, or a name that is free")
     if path.exists() and not path.is_file():
@@ -50,6 +51,13 @@ def write_file(path: Path, content: bytes | Callable[[BinaryIO], object]) -> Non
             if error.errno != errno.EBUSY:
                 raise
             shutil.copyfile(partial, target)  # a file that is mounted by itself
+
+
+def _check_length(path: Path) -> None:
+    try:
+        path.exists()
+    except OSError as error:
+        raise CheckpointError(f"{str(path)[:100]}... is no name to write to ({error.strerror})") from error
 
 
 def _put_content(file: BinaryIO, content: bytes | Callable[[BinaryIO], object]) -> None:
@@ -75,9 +83,10 @@ def write_folder(path: Path, write: Callable[[Path], object], *, replace: bool =
         replace: whether a folder that has something in it may be replaced.
 
     Raises:
-        CheckpointError: there is a file at `path`.
+        CheckpointError: there is a file at `path`, or its name is too long.
         FileExistsError: there is something in the folder, and it may not be replaced.
     """
+    _check_length(path)
     target = path.resolve()
     if target.exists() and not target.is_dir():
         raise CheckpointError(f"{path} is a file: expected a folder, or a name that is free")
