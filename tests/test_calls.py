@@ -113,9 +113,9 @@ def lstm_state() -> Any:
         ((torch.zeros(2, 3, 16), tt.baselines.LSTM(16).initial_state(2)), "state is a LSTMState of hidden"),
         ((torch.zeros(2, 3, 16), one_token().initial_state(2)._replace(memory=torch.zeros(2, 5, 16))), r"memory \[2, 5, 16\]"),
         ((torch.zeros(2, 3, 16), torch.zeros(2, 16)), "state is a Tensor"),
-        ((torch.zeros(2, 3, 16), np.zeros((2, 16))), "state is a ndarray"),
+        ((torch.zeros(2, 3, 16), np.zeros((2, 16))), "state is an ndarray"),
         ((torch.zeros(2, 3, 16), (None, None)), "state is a plain tuple of NoneType, NoneType"),
-        ((torch.zeros(2, 3, 16), None, np.zeros((2, 3), bool)), "reset is a ndarray: expected a tensor, bool"),
+        ((torch.zeros(2, 3, 16), None, np.zeros((2, 3), bool)), "reset is an ndarray: expected a tensor, bool"),
     ],
 )
 def test_what_is_refused_and_why(arguments: tuple[Any, ...], message: str) -> None:

@@ -53,13 +53,13 @@ def test_files_of_older_versions_load(tmp_path: Path, monkeypatch: pytest.Monkey
     model = small()
     old = older(model)
     with monkeypatch.context() as patch:
-        patch.setattr(model, "state_dict", lambda: old)
+        patch.setattr(model, "state_dict", lambda **_: old)
         tt.save(model, tmp_path / "old")
     loaded = tt.load(tmp_path / "old")
     x = torch.randn(2, 3, 2, model.width)
     assert torch.equal(loaded(x)[0], model.eval()(x)[0])
     with monkeypatch.context() as patch:
-        patch.setattr(model, "state_dict", lambda: old | {"cell.more": torch.zeros(1)})
+        patch.setattr(model, "state_dict", lambda **_: old | {"cell.more": torch.zeros(1)})
         tt.save(model, tmp_path / "foreign")
     with pytest.raises(CheckpointError, match=r"it has cell\.more besides"):
         tt.load(tmp_path / "foreign")

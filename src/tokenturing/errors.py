@@ -91,7 +91,7 @@ PLAIN_WORDS = {
     errno.EROFS: "{} is on a disk that cannot be written to: name another place",
     errno.ENAMETOOLONG: "the name {} is too long: expected a shorter one",
 }
-_PARTIAL = re.compile(r"\.([^/\\]+)\.[0-9a-f]{8}\.partial$")
+_PARTIAL = re.compile(r"\.([^/\\]+?)(\.[0-9a-f]+)?\.partial$")
 """names under which `files` writes first"""
 _NUMBERED = re.compile(r"\[(?:Errno|WinError) -?\d+\] ([^:()\[\]]+)(?:: b?(?:'[^']*'|\"[^\"]*\"))?")
 

@@ -43,10 +43,35 @@ TASK_VARIABLE = "TOKENTURING_TASKS"
 _REGISTERED: dict[str, type[nn.Module]] = {}
 
 
+class OwnConfig:
+    """An attribute `config` whose tables are copied when it is set: what a caller does to his own later changes no model."""
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        try:
+            return vars(instance)["config"]
+        except KeyError:
+            raise AttributeError(f"{type(instance).__name__} has no config yet") from None
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        vars(instance)["config"] = _copied(value)
+
+    def __delete__(self, instance: Any) -> None:
+        vars(instance).pop("config", None)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(part) for key, part in value.items()}
+    return type(value)(map(_copied, value)) if type(value) in (list, tuple) else value
+
+
 def register(cls: type[Model]) -> type[Model]:
     """Make a class of your own known to `save` and `load` by its name; usable as a decorator.
 
-    Its instances need `config`, a dict of plain JSON values with which `cls(**config)` builds the same model.
+    Its instances need `config`, a dict of plain JSON values with which `cls(**config)` builds the same model. It is copied when
+    it is set.
     """
     name = cls.__name__
     known = _REGISTERED.get(name, cls)
@@ -54,6 +79,8 @@ def register(cls: type[Model]) -> type[Model]:
     if name in _MODULES or (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise CheckpointError(f"a class named {name!r} is registered already: give yours another name")
     _REGISTERED[name] = cls
+    if not hasattr(cls, "config"):
+        cls.config = OwnConfig()  # type: ignore[attr-defined]
     return cls
 
 

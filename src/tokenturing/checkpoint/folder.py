@@ -6,27 +6,31 @@ config.json, beside a few keys of ours.
 """
 
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from tokenturing.checkpoint.build import build, fill, type_name, unsaved_types
+from tokenturing.checkpoint.build import ORIGINAL_TYPES, build
 from tokenturing.checkpoint.format import (
     CONFIG,
     FORMAT_VERSION,
     OWN_KEYS,
     WEIGHTS,
+    check_keys,
     check_version,
     config_of,
     package_version,
     to_json,
-    uncompiled,
-    weights_of,
+    unwrapped,
 )
 from tokenturing.checkpoint.tensors import TensorFile, digest, pack
-from tokenturing.errors import CheckpointError, a, closest
+from tokenturing.checkpoint.weights import UNSAVED, Unsaved, check_storable, name_of_type, weights_of
+from tokenturing.errors import CheckpointError, OptionError, a, closest
 from tokenturing.files import read_json, write_file, write_folder
 from tokenturing.registry import find_class, name_of
 
@@ -53,7 +57,7 @@ def save(
         dtype: store floating-point weights in this type, to ship them small; `load` gives back their own.
         notes: plain JSON values worth keeping: recipe, seed, time, figures; None: those the model came with.
     """
-    model = uncompiled(model)
+    model = unwrapped(model)
     content = {
         "format_version": FORMAT_VERSION,
         "class_name": name_of(model),
@@ -61,36 +65,42 @@ def save(
         "notes": getattr(model, "notes", {}) if notes is None else notes,
         **config_of(model),
     }
+    check_keys(content, "config")
     weights, original = _cast(weights_of(model), dtype)
     content["save_id"] = digest(weights.items(), to_json(content, "notes"))
     text = to_json(content, "config")
-    metadata = {"tokenturing": text, "original_types": original, "unsaved_types": unsaved_types(model)}
+    metadata = {"tokenturing": text, ORIGINAL_TYPES: original, UNSAVED: Unsaved.of(model).text()}
     _write(Path(folder), text.encode(), pack(weights, metadata))
 
 
 def _cast(weights: dict[str, Tensor], dtype: torch.dtype | None) -> tuple[dict[str, Tensor], str]:
     """The weights in `dtype`, and as JSON what types those had that were changed."""
+    if dtype is not None and not dtype.is_floating_point:
+        raise OptionError(f"dtype={dtype}: expected a floating-point type")
+    check_storable(weights)
+    weights = {name: tensor.detach() for name, tensor in weights.items()}
     stored = {
         name: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor for name, tensor in weights.items()
     }
-    changed = {name: type_name(tensor.dtype) for name, tensor in weights.items() if stored[name].dtype != tensor.dtype}
+    changed = {name: name_of_type(tensor.dtype) for name, tensor in weights.items() if stored[name].dtype != tensor.dtype}
     for name in changed:
-        if weights[name].isfinite().all() and not stored[name].isfinite().all():
+        if weights[name].double().isfinite().all() and not stored[name].double().isfinite().all():
             raise CheckpointError(f"{name} has values too large for {dtype}: save it in another type")
     return stored, json.dumps(changed)
 
 
 def _write(folder: Path, config: bytes, weights: bytes) -> None:
-    if not folder.exists():
+    def write(new: Path) -> None:
+        (new / WEIGHTS).write_bytes(weights)
+        (new / CONFIG).write_bytes(config)
 
-        def write(new: Path) -> None:
-            (new / WEIGHTS).write_bytes(weights)
-            (new / CONFIG).write_bytes(config)
-
-        write_folder(folder, write)
-    elif not folder.is_dir():
+    if not os.path.exists(folder):
+        with suppress(FileExistsError):  # another rank was faster
+            write_folder(folder, write, replace=False)
+            return
+    if not folder.is_dir():
         raise CheckpointError(f"{folder} is a file: expected a folder, or a name that is free")
-    elif (folder / WEIGHTS).exists():
+    if (folder / WEIGHTS).exists():
         # The weights carry the config too, so that this one rename is the moment of change: if we die before
         # the next one, `load` sees two save_ids and believes the weights.
         write_file(folder / WEIGHTS, weights)
@@ -102,10 +112,13 @@ def _write(folder: Path, config: bytes, weights: bytes) -> None:
 
 
 def check_savable(model: nn.Module) -> None:
-    """Raise a CheckpointError where `save` could not write the model's class and config."""
-    model = uncompiled(model)
+    """Raise a CheckpointError where `save` could not write the model: its class, config or tensors."""
+    model = unwrapped(model)
     name_of(model)
+    check_keys(config_of(model), "config")
     to_json(config_of(model), "config")
+    check_storable({name: tensor for name, tensor in weights_of(model).items() if not is_lazy(tensor)})
+    Unsaved.of(model)
 
 
 def load(folder_or_name: str | Path, *, device: str | torch.device = "cpu") -> Any:
@@ -122,9 +135,9 @@ def load(folder_or_name: str | Path, *, device: str | torch.device = "cpu") -> A
 def find_folder(folder_or_name: str | Path) -> Path:
     """The folder itself if it exists, else the shipped model of that name."""
     folder, name = Path(folder_or_name), str(folder_or_name)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # names that are too long are no error to it
         return folder
-    if folder.exists():
+    if os.path.exists(folder):
         raise CheckpointError(f"{folder} is a file: expected the folder that holds {CONFIG} and {WEIGHTS}")
     if name not in shipped():
         known = f" or {closest(name, shipped())}" if shipped() else ""
@@ -149,7 +162,6 @@ def load_folder(folder: Path, cls: type[nn.Module] | None = None, *, device: str
     if cls is not None and not issubclass(found, cls):
         raise CheckpointError(f"{folder} holds {a(str(name))}: expected {a(cls)}; tokenturing.load takes either")
     model = build(found, {key: value for key, value in content.items() if key not in OWN_KEYS}, file)
-    fill(model, file)
     notes = content.get("notes") or {}
     if not isinstance(notes, dict):
         raise CheckpointError(f"{folder / CONFIG}: notes is {a(type(notes))}: expected a table")

@@ -6,29 +6,27 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from tokenturing.errors import CheckpointError, a
+from tokenturing.errors import CheckpointError
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 OWN_KEYS = ("format_version", "class_name", "tokenturing_version", "save_id", "notes")
 """what config.json holds besides the constructor's arguments"""
+WRAPPER = "_orig_mod"
+"""where torch.compile keeps the module inside"""
 
 
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The module inside what torch.compile returned, or the module itself."""
-    return getattr(model, "_orig_mod", model)
-
-
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict by the names it has where no part of the model is compiled."""
-    return {plain_name(name): tensor for name, tensor in model.state_dict().items()}
-
-
-def plain_name(name: str) -> str:
-    """A weight's name without what torch.compile puts into those of a compiled part."""
-    return name.replace("_orig_mod.", "")
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside what torch.compile and wrappers of several devices or ranks returned, or the module itself."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif WRAPPER in getattr(model, "_modules", ()):
+            model = model._modules[WRAPPER]  # type: ignore[assignment]
+        else:
+            return model
 
 
 def config_of(model: nn.Module) -> dict[str, Any]:
@@ -43,23 +41,24 @@ def config_of(model: nn.Module) -> dict[str, Any]:
 
 def to_json(content: dict[str, Any], what: str) -> str:
     """The text of `content`, always the same for the same values; `what` names it in errors."""
-    _check_keys(content, what)
     try:
         return json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{what} cannot be written as JSON ({error}): expected plain values") from error
 
 
-def _check_keys(content: Any, what: str) -> None:
-    """JSON has no keys but texts: others would come back as texts, silently."""
+def check_keys(content: Any, where: str) -> None:
+    """Refuse tables whose keys JSON would turn into other ones."""
     if isinstance(content, dict):
         for key, value in content.items():
             if not isinstance(key, str):
-                raise CheckpointError(f"{what} has the key {key!r}, {a(type(key).__name__)}: expected texts as keys")
-            _check_keys(value, what)
+                raise CheckpointError(
+                    f"{where} has the key {key!r}, and comes back with {str(key)!r} from JSON: expected text, or a list of pairs"
+                )
+            check_keys(value, f"{where}.{key}")
     elif isinstance(content, list | tuple):
         for value in content:
-            _check_keys(value, what)
+            check_keys(value, where)
 
 
 def package_version() -> str:

@@ -15,6 +15,7 @@ from torch import nn
 from tokenturing.checkpoint.folder import find_folder, load_folder, save, shipped
 from tokenturing.checkpoint.format import CONFIG, WEIGHTS
 from tokenturing.errors import CheckpointError
+from tokenturing.registry import OwnConfig
 
 Model = TypeVar("Model", bound="HubMixin")
 
@@ -39,6 +40,8 @@ model = tt.load("folder of this model")
 
 class HubMixin(nn.Module):
     """Models that come from the Hugging Face Hub and go there."""
+
+    config = OwnConfig()
 
     @classmethod
     def from_pretrained(

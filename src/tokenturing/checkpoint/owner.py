@@ -10,8 +10,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tokenturing import state as states
-from tokenturing.checkpoint.format import abbreviated, config_of, to_json, uncompiled, weights_of
+from tokenturing.checkpoint.format import abbreviated, config_of, to_json, unwrapped
 from tokenturing.checkpoint.tensors import digest
+from tokenturing.checkpoint.weights import weights_of
 from tokenturing.errors import CheckpointError
 
 
@@ -20,7 +21,7 @@ def fingerprint(model: nn.Module) -> str:
 
     A model that was saved in a smaller type (`save(..., dtype=)`) comes back with other weights: another one.
     """
-    model = uncompiled(model)
+    model = unwrapped(model)
     return digest(weights_of(model).items(), type(model).__name__, to_json(config_of(model), "config"))
 
 
@@ -41,7 +42,7 @@ class Owner:
     """
 
     def __init__(self, model: Any):
-        model = uncompiled(model)
+        model = unwrapped(model)
         self.class_name = type(model).__name__
         self.fingerprint = fingerprint(model)
         with torch.no_grad():
@@ -70,7 +71,7 @@ class Owner:
         count: in place through `p.data`, through numpy or another process that shares the memory, by a replayed CUDA
         graph, by kernels of your own. After such writes use `Owner(model)`.
         """
-        model = uncompiled(model)
+        model = unwrapped(model)
         known = _KNOWN.get(model)
         if known is not None and known.hold(model):
             return known.owner

@@ -1,7 +1,6 @@
 """The state of a session as bytes or a file: safetensors, with the fingerprint of the model it belongs to."""
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +51,8 @@ def parse_state(
         data: from anywhere; what is wrong with it is found before any of it is used.
         model: the model whose state it is, or its `checkpoint.Owner`.
         device: where to put it; None: where the model is.
-        allow_other_weights: take the state of a model with other weights too, as before a fine-tuning, with a warning; the class
-            and all shapes must be the same.
+        allow_other_weights: take the state of another model of the same class and shapes too, with a warning: that of this model
+            before a fine-tune. What stands in its memory was written with the other weights.
 
     Raises:
         CheckpointError: the data is truncated, corrupted, foreign or newer, or the state is another model's.
@@ -86,8 +85,8 @@ def load_state(
         file: as `save_state` wrote it.
         model: the model whose state it is, or its `checkpoint.Owner`.
         device: where to put it; None: where the model is.
-        allow_other_weights: take the state of a model with other weights too, as before a fine-tuning, with a warning; the class
-            and all shapes must be the same.
+        allow_other_weights: take the state of another model of the same class and shapes too, with a warning: that of this model
+            before a fine-tune. What stands in its memory was written with the other weights.
 
     Raises:
         CheckpointError: the file is missing, truncated, corrupted, foreign or newer, or the state is another model's.
@@ -101,32 +100,26 @@ def load_state(
     return _parse(data, model, device, path, allow_other_weights)
 
 
-def _parse(
-    data: bytes, model: Any, device: str | torch.device | None, where: str | Path, allow_other_weights: bool = False
-) -> Any:
+def _parse(data: bytes, model: Any, device: str | torch.device | None, where: str | Path, allow_other_weights: bool) -> Any:
     source, owner = TensorBytes(data, KIND, where), _owner(model)
     if source.metadata.get("kind") != "state":
         raise CheckpointError(f"{where} holds no state: expected what tokenturing.save_state or dump_state wrote")
     check_version(source.metadata.get("format_version"), where)
-    if owner.fingerprint != source.metadata.get("fingerprint"):
-        _take_other(source.metadata, owner, where, allow_other_weights)
+    theirs, class_name = source.metadata.get("fingerprint"), source.metadata.get("class_name")
+    if owner.fingerprint != theirs:
+        what = (
+            f"{where} is the state of another model: of {a(str(class_name))} with the fingerprint {theirs}, and this "
+            f"{owner.class_name} has {owner.fingerprint}"
+        )
+        if class_name != owner.class_name or not allow_other_weights:
+            raise CheckpointError(
+                f"{what}; load the model that it was saved with, or, if this is the same with other weights, pass "
+                "allow_other_weights=True"
+            )
+        owner.check(source.leaves(), where)
+        warnings.warn(f"{what}; it goes on with what the other one wrote", stacklevel=3)
     owner.check(source.leaves(), where)
     return owner.rebuild(source.tensors(owner.device if device is None else device))
-
-
-def _take_other(metadata: Mapping[str, str], owner: Owner, where: str | Path, allowed: bool) -> None:
-    """Refuse a state of another model, or warn where only the weights are others and that is allowed."""
-    name, theirs = metadata.get("class_name"), metadata.get("fingerprint")
-    what = (
-        f"{where} is the state of another model: of {a(str(name))} with the fingerprint {theirs}, and this {owner.class_name} "
-        f"has {owner.fingerprint}"
-    )
-    if not allowed:
-        way = "; or pass allow_other_weights=True, if it was this model before it was trained further"
-        raise CheckpointError(f"{what}; load the model that it was saved with{way * (name == owner.class_name)}")
-    if name != owner.class_name:
-        raise CheckpointError(f"{what}: another class, where allow_other_weights expects the same")
-    warnings.warn(f"{what}: it goes on with other weights than it was made with", stacklevel=4)
 
 
 def _owner(model: Any) -> Owner:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from tokenturing import state as states
-from tokenturing.errors import ShapeError
+from tokenturing.errors import ShapeError, a
 
 
 class LeafShape(NamedTuple):
@@ -56,7 +56,7 @@ def check_tokens(x: Any, leading: Sequence[str], width: int, input_tokens: int |
         )
     if not isinstance(x, Tensor):
         hint = "; make one with torch.from_numpy(x)" if hasattr(x, "__array__") else ""
-        raise ShapeError(f"x is a {type(x).__module__}.{type(x).__qualname__}: expected a torch tensor {expected}{hint}")
+        raise ShapeError(f"x is {a(f'{type(x).__module__}.{type(x).__qualname__}')}: expected a torch tensor {expected}{hint}")
     if not x.is_floating_point():
         raise ShapeError(f"x has type {x.dtype}: expected floating-point tokens {expected}")
     tokens = x.shape[-2] if x.dim() == len(leading) + 2 else 1
@@ -76,7 +76,7 @@ def check_flags(name: str, flags: Any, shape: torch.Size) -> None:
     if flags is None:
         return
     if not isinstance(flags, Tensor):
-        raise ShapeError(f"{name} is a {type(flags).__qualname__}: expected a tensor, bool {list(shape)}")
+        raise ShapeError(f"{name} is {a(type(flags))}: expected a tensor, bool {list(shape)}")
     if flags.dtype != torch.bool or flags.shape != shape:
         raise ShapeError(f"{name} has shape {list(flags.shape)} and type {flags.dtype}: expected bool {list(shape)}")
 
@@ -117,7 +117,7 @@ def adopt(state: Any, expected: dict[str, LeafShape], model: str) -> Any:
         ShapeError: it is the state of another model, of torch.nn.LSTM for example.
     """
     if not isinstance(state, tuple):
-        raise ShapeError(f"state is a {type(state).__name__}: expected what initial_state() or a step of this {model} returned")
+        raise ShapeError(f"state is {a(type(state))}: expected what initial_state() or a step of this {model} returned")
     try:
         found = dict(states.leaves(state))
     except TypeError:  # a part is neither a tensor nor a tuple of them

@@ -40,6 +40,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenturing.checkpoint.draws import own_draws
 from tokenturing.errors import CheckpointError, OptionError, a
 from tokenturing.scenic.machine import UNITS, ScenicTokenTuringMachine, complete_fields
 
@@ -65,7 +66,7 @@ def from_scenic(params: Mapping[str, Any], *, unit: str, **fields: Any) -> Sceni
     fields = complete_fields(unit, fields)
     arrays = {path: _array(path, value) for path, value in params.items()}
     input_tokens = _input_tokens(arrays, fields) if fields.get("use_positional_embedding") else None
-    with torch.random.fork_rng(devices=[]):  # the random parameters are replaced: no reason to disturb the caller's
+    with own_draws():  # the random parameters are replaced: no reason to disturb the caller's
         model = ScenicTokenTuringMachine(_width(arrays), unit=unit, input_tokens=input_tokens, **fields)
     _check_params(model, arrays)
     dtype = np.float64 if any(array.dtype == np.float64 for array in arrays.values()) else np.float32

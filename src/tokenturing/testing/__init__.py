@@ -6,10 +6,10 @@
 
 The module needs `model(x, state)` with x [B, T, ...] -> (y [B, T, ...], state) and `model.initial_state(B)`; optional are
 `model.step(x, state)` and the flags `reset` and `active`, bool [B, T]. Laws about what it lacks are skipped and listed. A state
-is a tensor, or tuples, lists or dicts of tensors, each with the row as its first axis.
+is a tensor, or tuples, lists, dicts or dataclasses of tensors, each with the row as its first axis.
 """
 
-from tokenturing.testing.laws import LAWS
+from tokenturing.testing.law import LAWS
 from tokenturing.testing.streaming import Failure, StreamingError, StreamingReport, check_streaming
 
 __all__ = ["LAWS", "Failure", "StreamingError", "StreamingReport", "check_streaming"]

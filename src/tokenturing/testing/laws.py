@@ -4,13 +4,15 @@ Each takes the subject and returns None, or a sentence on which rows and steps d
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from tokenturing.testing.law import Unchecked, has_step, law, several_rows, several_steps, takes
 from tokenturing.testing.subject import (
+    ROUNDINGS,
     Subject,
     at,
     changed,
@@ -18,6 +20,8 @@ from tokenturing.testing.subject import (
     flags,
     fresh_copy,
     gradients_of,
+    nudged,
+    overwritten,
     probes,
     row,
     rows,
@@ -25,52 +29,7 @@ from tokenturing.testing.subject import (
     run_chunks,
     run_steps,
 )
-from tokenturing.testing.trees import compare, leaves, map_tree
-
-
-class Unchecked(Exception):  # noqa: N818 (not an error)
-    """A law cannot be checked on this subject; the message says why."""
-
-
-@dataclass(frozen=True)
-class Law:
-    """A law: its check, and what can prevent checking a subject."""
-
-    check: Callable[[Subject], str | None]
-    obstacles: tuple[Callable[[Subject], str | None], ...]
-
-    def obstacle(self, subject: Subject) -> str | None:
-        """The first reason why it cannot be checked, or None."""
-        return next((why for each in self.obstacles if (why := each(subject))), None)
-
-
-LAWS: dict[str, Law] = {}
-
-
-def law(name: str, *obstacles: Callable[[Subject], str | None]) -> Callable[[Callable], Callable]:
-    """Register a check in `LAWS`."""
-
-    def register(check: Callable[[Subject], str | None]) -> Callable[[Subject], str | None]:
-        LAWS[name] = Law(check, obstacles)
-        return check
-
-    return register
-
-
-def several_rows(subject: Subject) -> str | None:
-    return "the inputs have one row" if subject.rows < 2 else None
-
-
-def several_steps(subject: Subject) -> str | None:
-    return "the inputs have one step" if subject.steps < 2 else None
-
-
-def has_step(subject: Subject) -> str | None:
-    return None if subject.step else "the module has no step"
-
-
-def takes(flag: str) -> Callable[[Subject], str | None]:
-    return lambda subject: None if flag in subject.flags else f"the call takes no {flag!r}"
+from tokenturing.testing.trees import Difference, Tolerance, compare, distance, largest, leaves, map_tree
 
 
 @law("same call, same result")
@@ -79,7 +38,7 @@ def same_twice(subject: Subject) -> str | None:
     buffers = {name: buffer.clone() for name, buffer in _buffers(subject)}
     run(subject, changed(subject.inputs))
     second = run(subject, subject.inputs)
-    if difference := compare(first, second, subject.tolerance):
+    if difference := subject.compare(first, second):
         return (
             f"{difference} when the same call is made again after another: the module keeps something to "
             "itself that belongs in the state (or draws random numbers: set dropout to 0 or call eval())"
@@ -91,7 +50,7 @@ def same_twice(subject: Subject) -> str | None:
 
 
 def _buffers(subject: Subject) -> list[tuple[str, Tensor]]:
-    return list(subject.model.named_buffers()) if isinstance(subject.model, nn.Module) else []
+    return [] if subject.module is None else list(subject.module.named_buffers())
 
 
 @law("state and inputs are left alone")
@@ -110,30 +69,38 @@ def not_mutated(subject: Subject) -> str | None:
     return None
 
 
-@law("a state is a value")
-def value(subject: Subject) -> str | None:
+@law("results are left alone")
+def not_shared(subject: Subject) -> str | None:
     inputs = fresh_copy(subject.inputs)
-    calls: dict[str, Callable[[Any], Any]] = {"the call": lambda given: run(subject, given)}
+    calls: dict[str, Callable[[], Any]] = {"the call": lambda: run(subject, inputs)}
     if step := subject.step:
-        calls["step"] = lambda given: step(at(given, 0), subject.initial_state(subject.rows))
+        calls["step"] = lambda: step(at(inputs, 0), subject.initial_state(subject.rows))
     for name, call in calls.items():
-        state = call(inputs)[1]
-        before = fresh_copy(state)
-        call(changed(subject.inputs))
-        if difference := compare(((), before), ((), state)):
-            return f"{difference} of one session when {name} serves another: sessions share memory, each needs a state of its own"
-        _overwrite(inputs)
-        if difference := compare(((), before), ((), state)):
-            return f"{difference} when the inputs of {name} are overwritten after it: the state is a view of them, not a copy"
+        result = call()
+        kept = fresh_copy(result)
+        run(subject, changed(subject.inputs))
+        if step:
+            step(at(changed(subject.inputs), 0), subject.initial_state(subject.rows))
+        if difference := _of_call(kept, result, name):
+            return (
+                f"{difference} in what {name} returned before, when another session runs: the module keeps it and writes "
+                "to it again; return a clone"
+            )
+        overwritten(inputs)
+        if difference := compare(((), kept[1]), ((), result[1])):
+            return (
+                f"{difference} in what {name} returned, when its inputs are overwritten: the state is a view of the input; "
+                "keep a clone"
+            )
         inputs = fresh_copy(subject.inputs)
     return None
 
 
-@torch.no_grad()
-def _overwrite(inputs: Any) -> None:
-    """What someone does who uses one buffer for the inputs of all steps."""
-    for _, tensor in leaves(inputs):
-        tensor.copy_(tensor.flip(0).flip(1) if tensor.dtype == torch.bool else tensor + 1)
+def _of_call(expected: Any, actual: Any, name: str) -> Difference | None:
+    """Compare two results of the call, or of `step`, whose outputs have no axis of steps."""
+    if name == "step":
+        expected, actual = ((map_tree(lambda y: y.unsqueeze(1), y), state) for y, state in (expected, actual))
+    return compare(expected, actual)
 
 
 @law("the state keeps its size")
@@ -157,7 +124,7 @@ def constant_size(subject: Subject) -> str | None:
 def chunks(subject: Subject) -> str | None:
     whole = run(subject, subject.inputs)
     for split in subject.splits:
-        if difference := compare(whole, run_chunks(subject, subject.inputs, split), subject.tolerance):
+        if difference := subject.compare(whole, run_chunks(subject, subject.inputs, split)):
             return (
                 f"{difference} when {subject.steps} steps come in chunks of {', '.join(map(str, split))}: "
                 "something does not cross the boundary in the state"
@@ -168,7 +135,7 @@ def chunks(subject: Subject) -> str | None:
 @law("step by step = whole", has_step)
 def step_by_step(subject: Subject) -> str | None:
     whole, steps = run(subject, subject.inputs), run_steps(subject, subject.inputs)
-    if difference := compare(whole, steps, subject.tolerance):
+    if difference := subject.compare(whole, steps):
         return f"{difference} between `step` for each step and the call on all of them"
     return None
 
@@ -178,7 +145,7 @@ def alone(subject: Subject) -> str | None:
     together = run(subject, subject.inputs)
     for index in range(subject.rows):
         by_itself = run(subject, row(subject.inputs, index))
-        if difference := compare(row(together, index), by_itself, subject.tolerance):
+        if difference := subject.compare(row(together, index), by_itself):
             return f"{difference.of([index])} when it runs by itself: its result depends on its batch"
     return None
 
@@ -190,7 +157,7 @@ def strangers(subject: Subject) -> str | None:
         for index in range(subject.rows):
             actual = run(subject, changed(subject.inputs, rows=index, nan=nan))
             others = [other for other in range(subject.rows) if other != index]
-            if difference := compare(rows(expected, others), rows(actual, others), subject.tolerance):
+            if difference := subject.compare(rows(expected, others), rows(actual, others)):
                 how = "is NaN" if nan else "changes"
                 return f"{difference.of(others)} when row {index}'s input {how}: a leak across rows"
     return None
@@ -202,7 +169,7 @@ def causality(subject: Subject) -> str | None:
     for step in sorted({1, subject.steps // 2, subject.steps - 1}):
         actual, _ = run(subject, changed(subject.inputs, steps=slice(step, None)))
         past = (cut(expected, 0, step), ()), (cut(actual, 0, step), ())
-        if difference := compare(*past, subject.tolerance):
+        if difference := subject.compare(*past):
             return f"{difference} when the inputs change only from step {step} on: it sees the future"
     return None
 
@@ -217,15 +184,29 @@ def resets(subject: Subject) -> str | None:
         what = f"when row {index} is reset before step {step}"
         afresh = run(subject, row(cut(subject.inputs, step, subject.steps), index))
         after = row((cut(actual[0], step, subject.steps), actual[1]), index)
-        if difference := compare(afresh, after, subject.tolerance, first_step=step):
+        if difference := subject.compare(afresh, after, first_step=step):
             return f"{difference.of([index])} from a fresh start {what}: something of the old state survives"
         before = (cut(plain[0], 0, step), ()), (cut(actual[0], 0, step), ())
-        if step and (difference := compare(*before, subject.tolerance)):
+        if step and (difference := subject.compare(*before)):
             return f"{difference} {what}: the reset comes too early"
         others = [other for other in range(subject.rows) if other != index]
-        if others and (difference := compare(rows(plain, others), rows(actual, others), subject.tolerance)):
+        if others and (difference := subject.compare(rows(plain, others), rows(actual, others))):
             return f"{difference.of(others)} {what}: the reset reaches other rows"
+    if subject.probe_nan:
+        lost = map_tree(lambda leaf: _with_nan(leaf, 0), used)
+        actual = run(subject, subject.inputs, lost, reset=flags(subject, False, (0, 0)))
+        afresh = run(subject, row(subject.inputs, 0))
+        if difference := subject.compare(afresh, row(actual, 0)):
+            return f"{difference.of([0])} from a fresh start when its state is NaN and is reset: replace it, NaN times 0 is NaN"
     return None
+
+
+def _with_nan(leaf: Tensor, index: int) -> Tensor:
+    if not (leaf.is_floating_point() or leaf.is_complex()):
+        return leaf
+    leaf = leaf.clone()
+    leaf[index] = torch.nan
+    return leaf
 
 
 @law("an inactive row keeps its state to the bit", takes("active"))
@@ -243,9 +224,7 @@ def inactive(subject: Subject) -> str | None:
         if difference := compare(kept, row((y, following), index), first_step=step):
             wrong = "its state does not stay" if difference.step is None else "its output is not zeros"
             return f"{difference.of([index])} {what}: {wrong}"
-        if others and (
-            difference := compare(rows(plain, others), rows((y, following), others), subject.tolerance, first_step=step)
-        ):
+        if others and (difference := subject.compare(rows(plain, others), rows((y, following), others), first_step=step)):
             return f"{difference.of(others)} {what}: a leak across rows"
     return None
 
@@ -256,7 +235,7 @@ def skipped_steps(subject: Subject) -> str | None:
     on = [step for step in range(subject.steps) if step % 3 != 1]
     y, state = run(subject, subject.inputs, active=flags(subject, True, *((0, step) for step in off)))
     without = run(subject, map_tree(lambda x: x[:1, on], subject.inputs))
-    if difference := compare(without, (map_tree(lambda x: x[:1, on], y), row(state, 0)), subject.tolerance):
+    if difference := subject.compare(without, (map_tree(lambda x: x[:1, on], y), row(state, 0))):
         if difference.step is not None:
             difference = replace(difference, step=on[difference.step])
         return f"{difference} when row 0 is inactive at the steps {', '.join(map(str, off))}: they change later results"
@@ -268,13 +247,25 @@ def gradients(subject: Subject) -> str | None:
     whole = gradients_of(subject, (subject.steps,))
     if not whole:
         raise Unchecked("nothing here has gradients")
+    allowed = _of_gradients(subject, whole)
     for split in subject.splits:
         actual = gradients_of(subject, split)
         for name, gradient in whole.items():
-            pair = ((), gradient.unsqueeze(0)), ((), actual[name].unsqueeze(0))
-            if difference := compare(*pair, 10 * subject.tolerance, among=whole):
+            pair = ((), {name: gradient.unsqueeze(0)}), ((), {name: actual[name].unsqueeze(0)})
+            if difference := compare(*pair, allowed):
                 return (
                     f"the gradient to {name} differs by up to {difference.size:.3g} when {subject.steps} "
                     f"steps come in chunks of {', '.join(map(str, split))}: it is lost at the boundary"
                 )
     return None
+
+
+def _of_gradients(subject: Subject, whole: dict[str, Tensor]) -> Tolerance:
+    """What gradients may be off: those that are 0 but for rounding too, such as that of a key's bias."""
+    nearby = gradients_of(subject, (subject.steps,), nudged(subject.inputs))
+    most = max(map(largest, whole.values()))
+    noise = {
+        f"state leaf {name!r}": ROUNDINGS * max(largest(distance(gradient, nearby[name])), torch.finfo(gradient.dtype).eps * most)
+        for name, gradient in whole.items()
+    }
+    return Tolerance(subject.tolerance, subject.by_type, noise, factor=10.0)

@@ -2,22 +2,20 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tokenturing.errors import OptionError, ShapeError, choose
-from tokenturing.testing.laws import LAWS, Unchecked
-from tokenturing.testing.subject import Subject
-from tokenturing.testing.trees import compare, leaves
+from tokenturing.testing import laws
+from tokenturing.testing.law import LAWS, Unchecked
+from tokenturing.testing.subject import Subject, flags, run
+from tokenturing.testing.trees import TOLERANCES, compare, leaves
 
 FLAGS = ("reset", "active")
-TOLERANCES = {
-    **{torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2},
-    **{torch.complex128: 1e-9, torch.complex64: 1e-4},
-}
+assert laws  # importing them fills the table
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,8 @@ def check_streaming(
         initial_state: batch size -> state; None: `model.initial_state`.
         step: (x [B, ...], state) -> (y [B, ...], state); None: `model.step`, if there is one.
         splits: chunk lengths to try, each adding up to T; None: a few.
-        tolerance: the largest difference allowed, relative to the largest value; None: by dtype, 1e-4 for float32.
+        tolerance: the largest difference allowed, relative to the largest value of each tensor; None: by dtype, 1e-4 for float32.
+            What is all rounding, as it moves as much when inputs are rounded, may differ by that.
         probe_nan: also try NaN in inputs that must not matter: those of other rows and of inactive rows.
         grows: whether the state may grow with the stream.
         skip: laws not to check.
@@ -149,43 +148,60 @@ def _subject(
     for split in splits or ():
         if sum(split) != steps or min(split) < 1:
             raise OptionError(f"split {list(split)} of {steps} steps: expected lengths of at least 1 that add up")
-    types = [t.dtype for t in tensors if t.dtype in TOLERANCES]
-    return Subject(
+    subject = Subject(
         model,
         inputs,
         initial_state,
         step or getattr(model, "step", None),
-        _flags(model, inputs, initial_state),
-        max((TOLERANCES[dtype] for dtype in types), default=1e-4) if tolerance is None else tolerance,
+        frozenset(),
+        frozenset(),
+        _tolerance(model, tensors) if tolerance is None else tolerance,
+        tolerance is None,
         tuple(map(tuple, splits)) if splits else _splits(steps),
         probe_nan,
         grows,
     )
+    taken = {flag: _takes(subject, flag) for flag in FLAGS}
+    return replace(
+        subject,
+        flags=frozenset(flag for flag, answer in taken.items() if answer),
+        ignored=frozenset(flag for flag, answer in taken.items() if answer is None),
+    )
 
 
-def _flags(model: Callable[..., Any], inputs: Any, initial_state: Callable[[int], Any]) -> frozenset[str]:
-    """Which of "reset" and "active" the call takes; one that passes on whatever it gets is tried."""
-    inner = getattr(model, "_orig_mod", model)  # what torch.compile returned takes anything
-    call = inner.forward if isinstance(inner, nn.Module) else inner
-    parameters = inspect.signature(call).parameters
-    anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    known = [flag for flag in FLAGS if flag in parameters]
-    tried = [flag for flag in FLAGS if anything and flag not in known and _passes_on(flag, model, inputs, initial_state)]
-    return frozenset(known + tried)
+def _tolerance(model: Callable[..., Any], tensors: list[Tensor]) -> float:
+    """By the types of the inputs, or of the parameters where inputs are numbers of tokens."""
+    types = [t.dtype for t in tensors if t.is_floating_point() or t.is_complex()]
+    if not types and isinstance(model, nn.Module):
+        types = [parameter.dtype for parameter in model.parameters()]
+    return max((TOLERANCES.get(dtype, 0.0) for dtype in types), default=1e-4) or 1e-4
 
 
-def _passes_on(flag: str, model: Callable[..., Any], inputs: Any, initial_state: Callable[[int], Any]) -> bool:
-    """Whether a call that takes anything does something with the flag: some pass it on, others swallow it."""
-    first = next(tensor for _, tensor in leaves(inputs))
-    value = torch.full(first.shape[:2], flag == "reset", device=first.device)
-    try:
-        with torch.no_grad():
-            plain = model(inputs, initial_state(len(first)))
-            return compare(plain, model(inputs, initial_state(len(first)), **{flag: value})) is not None
-    except TypeError as error:
-        return flag not in str(error)  # of something else: the laws will find it
-    except Exception:  # the module's own, which the laws will find
+def _takes(subject: Subject, flag: str) -> bool | None:
+    """Whether the call takes this flag; None: it takes any keyword, and this one changes nothing.
+
+    Wrappers hand on any keyword to who knows what, so that a call must tell.
+    """
+    call = getattr(subject.model, "_orig_mod", subject.model)
+    parameters = inspect.signature(call.forward if isinstance(call, nn.Module) else call).parameters
+    if flag in parameters:
         return True
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return False
+    with torch.no_grad():
+        try:
+            _, used = run(subject, subject.inputs)
+            plain = run(subject, subject.inputs, used)
+        except Exception:  # whatever is wrong with the module is for its laws to say
+            return False
+        everywhere = ~flags(subject, False) if flag == "reset" else flags(subject, False)
+        try:
+            other = run(subject, subject.inputs, used, **{flag: everywhere})
+        except TypeError as error:
+            return f"'{flag}'" not in str(error)
+        except Exception:
+            return True
+    return None if compare(plain, other) is None else True
 
 
 def _splits(steps: int) -> tuple[tuple[int, ...], ...]:

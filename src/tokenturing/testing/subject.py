@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tokenturing.testing.trees import leaves, map_tree
+from tokenturing.testing.trees import Difference, Tolerance, compare, distance, largest, leaves, map_tree, pairs
+
+ROUNDINGS = 100
+"""how many times further than by rounding the inputs once results may move"""
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,11 @@ class Subject:
     step: Callable[[Any, Any], Any] | None
     flags: frozenset[str]
     """those of "reset" and "active" that the call takes"""
+    ignored: frozenset[str]
+    """those that it takes as it takes any keyword, and that change nothing"""
     tolerance: float
+    by_type: bool
+    """whether tensors of coarser types have the tolerance of their type"""
     splits: tuple[tuple[int, ...], ...]
     probe_nan: bool
     grows: bool
@@ -32,6 +40,25 @@ class Subject:
     @property
     def steps(self) -> int:
         return next(leaves(self.inputs))[1].shape[1]
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The module whose parameters and buffers these are: that inside a compiled one, or that of a method."""
+        owner = self.model if isinstance(self.model, nn.Module) else getattr(self.model, "__self__", None)
+        owner = getattr(owner, "_orig_mod", owner)
+        return owner if isinstance(owner, nn.Module) else None
+
+    @cached_property
+    def noise(self) -> dict[str, float]:
+        """By how much results may move for nothing, by their places."""
+        with torch.no_grad():
+            first, second = run(self, self.inputs), run(self, nudged(self.inputs))
+            return {place: ROUNDINGS * largest(distance(one, other)) for place, one, other in pairs(first, second)}
+
+    def compare(self, expected: tuple[Any, Any], actual: tuple[Any, Any], *, first_step: int = 0) -> Difference | None:
+        """Compare two results within the tolerance."""
+        allowed = Tolerance(self.tolerance, self.by_type, self.noise)
+        return compare(expected, actual, allowed, first_step=first_step)
 
 
 def run(subject: Subject, inputs: Any, state: Any = None, **flags: Tensor) -> tuple[Any, Any]:
@@ -97,8 +124,9 @@ def changed(inputs: Any, rows: Any = slice(None), steps: Any = slice(None), *, n
 
     def change(x: Tensor) -> Tensor:
         x = x.clone()
-        if x.is_floating_point():
-            noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x)
+        if x.is_floating_point() or x.is_complex():
+            dtype = torch.complex64 if x.is_complex() else torch.float32
+            noise = torch.randn(x.shape, dtype=dtype, generator=torch.Generator().manual_seed(1)).to(x)
             x[rows, steps] = torch.nan if nan else x[rows, steps] + 0.5 * noise[rows, steps]
         elif not nan:
             x[rows, steps] = x.flip(1).roll(1, 0)[rows, steps]
@@ -107,9 +135,26 @@ def changed(inputs: Any, rows: Any = slice(None), steps: Any = slice(None), *, n
     return map_tree(change, inputs)
 
 
+def nudged(inputs: Any) -> Any:
+    """The inputs, each number moved by one rounding."""
+
+    def nudge(x: Tensor) -> Tensor:
+        if not (x.is_floating_point() or x.is_complex()):
+            return x
+        signs = torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).sign().to(x)
+        return x + torch.finfo(x.dtype).eps * signs * x
+
+    return map_tree(nudge, inputs)
+
+
+def overwritten(inputs: Any) -> None:
+    """Write other values into the inputs, as whoever owns the buffer may."""
+    map_tree(lambda x: x.copy_(x == 0), inputs)
+
+
 def probes(subject: Subject) -> list[bool]:
     """Whether to change inputs to NaN: other numbers first, since they show by how much results differ."""
-    floating = any(x.is_floating_point() for _, x in leaves(subject.inputs))
+    floating = any(x.is_floating_point() or x.is_complex() for _, x in leaves(subject.inputs))
     return [False, True] if subject.probe_nan and floating else [False]
 
 
@@ -122,20 +167,20 @@ def flags(subject: Subject, value: bool, *places: tuple[int, int]) -> Tensor:
     return out
 
 
-def gradients_of(subject: Subject, split: tuple[int, ...]) -> dict[str, Tensor]:
+def gradients_of(subject: Subject, split: tuple[int, ...], inputs: Any = None) -> dict[str, Tensor]:
     """Gradients of a weighted sum of outputs and last state with respect to inputs, first state and parameters."""
-    inputs = map_tree(_leaf, subject.inputs)
+    inputs = map_tree(_leaf, subject.inputs if inputs is None else inputs)
     state = map_tree(lambda leaf: leaf if leaf.requires_grad else _leaf(leaf), subject.initial_state(subject.rows))
     result = run_chunks(subject, inputs, split, state)
-    total = torch.zeros((), device=next(leaves(subject.inputs))[1].device)
+    total = torch.zeros(())
     for number, (_, tensor) in enumerate(leaves(result)):
         if tensor.requires_grad:
-            parts = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-            total = total + (parts * _weights(parts, number)).sum()
+            numbers = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+            total = total + (numbers * _weights(numbers, number)).sum()
     named = {f"the input {name}".strip(): x for name, x in leaves(inputs)}
     named |= {f"the first state's leaf {name!r}": leaf for name, leaf in leaves(state)}
-    if isinstance(subject.model, nn.Module):
-        named |= {f"the parameter {name!r}": p for name, p in subject.model.named_parameters()}
+    if subject.module is not None:
+        named |= {f"the parameter {name!r}": p for name, p in subject.module.named_parameters()}
     named = {name: tensor for name, tensor in named.items() if tensor.requires_grad}
     if not total.requires_grad or not named:
         return {}

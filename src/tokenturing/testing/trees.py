@@ -1,13 +1,20 @@
-"""Trees of tensors (tuples, NamedTuples, lists, dicts), and where two of them differ."""
+"""Trees of tensors (tuples, NamedTuples, lists, dicts, dataclasses), and where two of them differ."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokenturing.errors import a
+
+TOLERANCES = {
+    **dict.fromkeys((torch.float64, torch.complex128), 1e-9),
+    **dict.fromkeys((torch.float32, torch.complex64), 1e-4),
+    torch.bfloat16: 5e-2,
+    torch.float16: 1e-2,
+}
 
 
 def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -28,6 +35,8 @@ def map_tree(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     parts = {name: map_tree(function, part) for name, part in _parts(tree)}
     if isinstance(tree, dict):
         return parts
+    if is_dataclass(tree) and not isinstance(tree, type):
+        return replace(tree, **parts)
     return type(tree)(*parts.values()) if hasattr(tree, "_fields") else type(tree)(parts.values())
 
 
@@ -38,12 +47,10 @@ def _parts(tree: Any) -> Iterator[tuple[Any, Any]]:
         yield from tree.items()
     elif isinstance(tree, tuple | list):
         yield from zip(getattr(tree, "_fields", range(len(tree))), tree, strict=True)
+    elif is_dataclass(tree) and not isinstance(tree, type):
+        yield from ((part.name, getattr(tree, part.name)) for part in fields(tree))
     else:
-        raise TypeError(f"got {a(type(tree))}: expected tensors, or tuples, lists or dicts of them")
-
-
-SMALLEST = 1e-3
-"""of the largest value of a result: numbers below are compared as if they were of this size"""
+        raise TypeError(f"got {a(type(tree))}: expected tensors, or tuples, lists, dicts or dataclasses of them")
 
 
 @dataclass(frozen=True)
@@ -67,59 +74,90 @@ class Difference:
         return f"{verb} {when}; largest difference {self.size:.3g} in {', '.join(self.places)}"
 
 
+@dataclass(frozen=True)
+class Tolerance:
+    """How far numbers may be off.
+
+    They may by `relative` to the largest value of their tensor, and where that is small by what rounding does to it: by `noise`,
+    but not by more than `relative` to 1.
+    """
+
+    relative: float = 0.0
+    by_type: bool = False
+    """whether tensors of coarser types have that of their type"""
+    noise: Mapping[str, float] = field(default_factory=dict)
+    """by the place of a tensor, such as "output" or "state leaf 'memory'"; 0 if it is not there"""
+    factor: float = 1.0
+    """on what is relative"""
+
+    def of(self, place: str, tensor: Tensor) -> float:
+        """How far the numbers of this tensor may be off."""
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            return 0.0
+        relative = self.factor * max(self.relative, TOLERANCES.get(tensor.dtype, 0.0) if self.by_type else 0.0)
+        return max(relative * largest(tensor), min(relative, self.noise.get(place, 0.0)))
+
+
 def compare(
-    expected: tuple[Any, Any], actual: tuple[Any, Any], tolerance: float = 0.0, *, first_step: int = 0, among: Any = None
+    expected: tuple[Any, Any], actual: tuple[Any, Any], tolerance: float | Tolerance = 0.0, *, first_step: int = 0
 ) -> Difference | None:
     """Compare two pairs of (outputs [B, T, ...], state with leaves [B, ...]).
 
     Args:
         expected: the expected pair.
         actual: the actual pair.
-        tolerance: the largest difference allowed, relative to each tensor's largest value, or to a thousandth of the largest of
-            all tensors if that is larger.
+        tolerance: the largest difference allowed; a number is relative to each tensor's largest value.
         first_step: the number of the first step, for the message.
-        among: all tensors that the expected ones are some of; None: they are all.
     """
+    tolerance = tolerance if isinstance(tolerance, Tolerance) else Tolerance(tolerance)
     rows: set[int] = set()
     steps: list[int] = []
-    places, largest = [], 0.0
-    everything = expected if among is None else among
-    floor = SMALLEST * max((_largest(tensor) for _, tensor in leaves(everything) if _inexact(tensor)), default=0.0)
+    places, most = [], 0.0
+    for place, tensor, other in pairs(expected, actual):
+        off = distance(tensor, other)
+        far = torch.where(off <= tolerance.of(place, tensor), 0.0, off)
+        if not far.any():
+            continue
+        rows.update(far.flatten(1).amax(1).nonzero().flatten().tolist())
+        if place.startswith("output"):
+            steps.append(int(far.flatten(2).amax((0, 2)).nonzero()[0]) + first_step)
+        places.append(place)
+        most = max(most, float(far.max()))
+    return Difference(tuple(sorted(rows)), min(steps, default=None), most, tuple(places)) if rows else None
+
+
+def pairs(expected: tuple[Any, Any], actual: tuple[Any, Any]) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """The places of tensors in two pairs of (outputs, state), and the tensors there."""
     for kind, tree, other in (("output", expected[0], actual[0]), ("state leaf", expected[1], actual[1])):
         theirs = dict(leaves(other))
         for name, tensor in leaves(tree):
-            far = _distance(tensor, theirs.get(name), tolerance, floor)
-            if not far.any():
-                continue
-            rows.update(far.flatten(1).amax(1).nonzero().flatten().tolist())
-            if kind == "output":
-                steps.append(int(far.flatten(2).amax((0, 2)).nonzero()[0]) + first_step)
-            places.append(f"{kind} {name!r}" if name else kind.removesuffix(" leaf"))
-            largest = max(largest, float(far.max()))
-    return Difference(tuple(sorted(rows)), min(steps, default=None), largest, tuple(places)) if rows else None
+            yield f"{kind} {name!r}" if name else kind.removesuffix(" leaf"), tensor, theirs.get(name)
 
 
-def _distance(expected: Tensor, actual: Tensor | None, tolerance: float, floor: float) -> Tensor:
-    """How far each number is off, [B, T, ...]: 0 within the tolerance, inf for NaN or another shape."""
-    if actual is not None:  # on the CPU, as some devices have no float64
-        expected, actual = pad([expected.detach().cpu(), actual.detach().cpu()])
+def distance(expected: Tensor, actual: Tensor | None) -> Tensor:
+    """How far each number is off, [B, T, ...]: inf for NaN or another shape. Not every device has float64."""
+    if actual is not None:
+        expected, actual = pad([expected.detach(), actual.detach()])
     if actual is None or actual.shape != expected.shape:
         return torch.full((len(expected), 1, 1), torch.inf)
     shape = (*expected.shape, *[1] * max(0, 3 - expected.dim()))
     same = (expected == actual) | (expected.isnan() & actual.isnan())
-    allowed = tolerance * max(floor, _largest(expected)) if _inexact(expected) else 0.0
-    wide = torch.complex128 if expected.is_complex() or actual.is_complex() else torch.float64
-    off = (expected.to(wide) - actual.to(wide)).abs().nan_to_num(torch.inf, torch.inf)
-    return torch.where(same | (off <= allowed), 0.0, off).reshape(shape)
+    off = (_wide(expected) - _wide(actual)).abs().nan_to_num(torch.inf, torch.inf)
+    if not (expected.is_floating_point() or expected.is_complex()):
+        off = off.clamp(min=1.0)  # neighbours that are too large for float32 differ too
+    return torch.where(same, 0.0, off).reshape(shape)
 
 
-def _largest(tensor: Tensor) -> float:
-    finite = tensor[tensor.isfinite()]
+def _wide(tensor: Tensor) -> Tensor:
+    """In a type of at least float32 in which numbers can be subtracted."""
+    return tensor if tensor.dtype == torch.float64 or tensor.is_complex() else tensor.float()
+
+
+def largest(tensor: Tensor) -> float:
+    """The largest finite value, without its sign."""
+    finite = _wide(tensor.detach())
+    finite = finite[finite.isfinite()]
     return float(finite.abs().max()) if finite.numel() else 0.0
-
-
-def _inexact(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def pad(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -1,6 +1,5 @@
 """A model for the recall task: eyes and ears, any recurrent model as its memory, and a head that answers."""
 
-from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
@@ -71,7 +70,7 @@ class RecallModel(HubMixin):
         super().__init__()
         self.config: dict[str, Any] = {
             "memory": memory,
-            "options": deepcopy(options),  # the caller's own may change later
+            "options": options,
             "questions": questions,
             "answers": answers,
             "facts": facts,
