@@ -10,6 +10,7 @@ import torch
 import zoo
 from torch import nn
 
+import tokenturing as tt
 from tokenturing import runtime
 from tokenturing.errors import CheckpointError
 from tokenturing.export import compare, export_onnx
@@ -44,6 +45,12 @@ def test_it_stays_near(exported: tuple[nn.Module, Path]) -> None:
     found, _ = machine.step(x.numpy(), machine.initial_state(3))
     assert 1e-5 < np.abs(found - y.numpy()).max() / y.abs().max().item() < 0.1
     assert 1e-5 < machine.description["off"] < 0.1
+
+
+def test_shipped_models_go_into_8_bits(tmp_path: Path) -> None:
+    """Their eyes are asked of random pictures, where it is often a close call whether there is a digit."""
+    machine = runtime.load(export_onnx(tt.load("recall-ttm"), tmp_path / "ttm", precision="int8"), threads=1)
+    assert 1e-5 < machine.description["off"] < 0.2
 
 
 @pytest.mark.parametrize("neighbour", ["louder", "nan", "infinite"])

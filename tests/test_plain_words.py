@@ -103,6 +103,35 @@ def test_places_that_cannot_be_written(digits: Path, noise: Path, tmp_path: Path
         assert "expected" in said
 
 
+def test_nothing_is_written_over_what_is_watched(
+    digits: Path, noise: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film, link = tmp_path / "film.mkv", tmp_path / "link"
+    film.write_bytes(noise.read_bytes())
+    link.symlink_to(film)
+    both = tmp_path / "both"
+    for options, other in (
+        (("--jsonl", film), "the source"),
+        (("--state", link), "the source"),
+        (("--jsonl", both, "--state", both), "--jsonl"),
+    ):
+        assert f"is {other} too" in fails(capsys, "stream", digits, film, *options)
+    assert film.read_bytes() == noise.read_bytes()
+    assert not both.exists()
+
+
+@pytest.mark.parametrize("options", [("--every", "nan"), ("--every", "inf"), ("--ask", "nan digit 1 last")])
+def test_times_are_numbers(digits: Path, noise: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, str]) -> None:
+    assert "expected" in fails(capsys, "stream", digits, noise, *options)
+
+
+def test_a_place_for_figures_is_looked_at_before_they_are_made(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "is a folder" in fails(capsys, "evaluate", digits, "--rows", "2", "--json", tmp_path)
+    assert "evaluating" not in capsys.readouterr().out
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["--version"])
     assert capsys.readouterr().out == f"tokenturing {tt.__version__}\n"

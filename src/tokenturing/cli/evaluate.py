@@ -43,6 +43,8 @@ def evaluate(
         raise OptionError("evaluate needs a checkpoint: a folder, or a name such as recall-ttm")
     if threads < 1:
         raise OptionError(f"--threads {threads}: expected at least 1")
+    if json_file and Path(json_file).is_dir():
+        raise OptionError(f"--json {json_file}: this is a folder: expected a file, or a name that is free")
     torch.set_num_threads(threads)
     options = dict(_option(setting) for group in settings for setting in group)
     models = {
@@ -56,9 +58,9 @@ def evaluate(
         for task, names in groups:
             found |= task.evaluate({name: models[name] for name in names}, options, progress.report)
     found = {name: found[name] for name in models}
+    show(found)
     if json_file:
         write_figures(Path(json_file), found)
-    show(found)
 
 
 def _tasks_of(models: Mapping[str, Any]) -> list[tuple[Any, list[str]]]:

@@ -5,7 +5,7 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, NamedTuple
@@ -78,8 +78,9 @@ def stream(
 
     asked = parse_questions([text for group in ask for text in group])
     seconds = (0.0 if ask else EVERY) if every is None else every
-    if seconds < 0:
+    if not 0 <= seconds < math.inf:
         raise OptionError(f"--every {seconds:g}: expected seconds, or 0 for never")
+    _check_apart({"the source": source, "--jsonl": jsonl, "--state": state})
     model = load_runtime(checkpoint, device)
     task = task_of(model)
     with ExitStack() as stack:
@@ -101,6 +102,16 @@ def stream(
             _watch(media, session, schedule, output, kept)
 
 
+def _check_apart(named: Mapping[str, str]) -> None:
+    """Refuse to write over what is watched, or one file over the other."""
+    places: dict[Path, str] = {}
+    for what, path in named.items():
+        if path and path != "-" and "://" not in path:
+            other = places.setdefault(Path(path).resolve(), what)
+            if other != what:
+                raise OptionError(f"{what} {path} is {other} too: expected another file")
+
+
 def parse_questions(texts: Sequence[str]) -> list[Due]:
     """ "12.0 seen 2 last" -> when and what, by time."""
     due = []
@@ -108,6 +119,8 @@ def parse_questions(texts: Sequence[str]) -> list[Due]:
         time, _, question = text.strip().partition(" ")
         try:
             due.append(Due(float(time), " ".join(question.split())))
+            if not math.isfinite(due[-1].time):
+                raise ValueError(f"{time} is no time")
         except ValueError:
             raise OptionError(f'--ask "{text}": expected "SECONDS QUESTION", as in "12.0 seen 2 last"') from None
     return sorted(due)
