@@ -272,7 +272,7 @@ def test_last_digits_of_an_oracle_and_of_a_guesser() -> None:
         ("data.gaps=[9,2]", "smaller first"),
         ("data.noise=7", "at most 1"),
         ("model.options.foo=1", "model.options.foo is not known"),
-        ("model.options.width=wide", "model.options.width='wide' is a str: expected a int"),
+        ("model.options.width=wide", "model.options.width='wide' is a str: expected an int"),
         ("model.memory=LSTN", "did you mean 'LSTM'"),
         ("train.rat=1", "did you mean 'rate'"),
         ("dat.longest=9", "did you mean 'data'"),
