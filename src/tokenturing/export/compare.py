@@ -70,8 +70,8 @@ def _compare_rows(graph: FlatStep, folder: Path, precision: str, rows: int) -> f
 
 
 def typical_distance(came: Array, wanted: Array) -> float:
-    """The mean difference, as a share of the mean size: in a small type single numbers may be far off, as where an eye just
-    misses being sure of a digit on inputs that show none, and another function is off everywhere."""
+    """The mean difference, as a share of the mean size: in a small type single numbers may be far off, as where a threshold
+    is just missed on inputs that were drawn at random, and another function is off everywhere."""
     far = distance(came, wanted)
     if not np.isfinite(far) or not came.size or wanted.dtype.kind != "f":
         return far
