@@ -215,6 +215,36 @@ def test_several_writers_of_one_folder(old: str, exchange: bool, tmp_path: Path,
     assert os.listdir(tmp_path) == ["it"]
 
 
+@pytest.mark.parametrize("when", ["before the target is looked at", "between the two renames"])
+def test_another_writer_between_two_renames(when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has taken the target away, or put its own there: the last writer's folder is what stays."""
+    target, elsewhere = tmp_path / "it", tmp_path / "elsewhere"
+    for folder in (target, elsewhere):
+        folder.mkdir()
+        (folder / "part").write_text("another's")
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    rename = Path.rename
+    done = []
+
+    def interrupted(self: Path, to: Path) -> Path:
+        if when == "between the two renames":
+            moved = rename(self, to)
+            if self == target and not done:
+                done.append(rename(elsewhere, target))
+            return moved
+        try:
+            return rename(self, to)
+        finally:
+            if to == target and not done:
+                done.append(rename(target, tmp_path / "taken"))
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    write_folder(target, put_two)
+    assert done
+    assert content(target) == {"part": "new", "last": "new"}
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
 def test_several_writers_of_one_file(tmp_path: Path) -> None:
     barrier = threading.Barrier(6)
 

@@ -19,6 +19,8 @@ LARGEST_JSON = 16 * 2**20
 """bytes; a config.json is a few hundred"""
 RENAME_EXCHANGE, RENAME_SWAP, AT_FDCWD = 2, 2, -100
 """of Linux, of macOS, and of Linux for paths as they are"""
+TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
+"""a folder with something in it is where another was to go"""
 
 
 def write_file(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
@@ -122,39 +124,56 @@ def _has_content(folder: Path) -> bool:
 
 
 def _put(partial: Path, target: Path, replace: bool) -> None:
-    """Rename the new folder to the target; an old one that is there is then at `partial`, or gone.
+    """Rename the new folder to the target; an old one that is there is then at `partial`, or gone."""
+    while not _put_unless_moved(partial, target, replace):
+        pass
+
+
+def _put_unless_moved(partial: Path, target: Path, replace: bool) -> bool:
+    """Whether it could be put there; false: another writer took the target away or put its own there meanwhile.
 
     Where the system can't exchange two folders it takes two renames: killed between them, we leave the old one under its
     hidden name.
     """
     try:
         partial.rename(target)  # a free name, or an empty folder
-        return
+        return True
     except OSError as error:
         if not target.is_dir():
+            if error.errno in TAKEN:
+                return False
             raise
         if not replace:
             raise FileExistsError(f"{target} has something in it") from error
     with held(target):  # what stands at `partial` after the exchange is ours to delete
-        shutil.copymode(target, partial)
-        was, old = target.lstat(), beside(target)
+        try:
+            shutil.copymode(target, partial)
+            was, old = target.lstat(), beside(target)
+        except FileNotFoundError:
+            return False
         try:
             if _exchange(partial, target):
-                return
+                return True
             target.rename(old)
             partial.rename(target)
-        except OSError:
+        except OSError as error:
             if old.exists():
+                if error.errno in TAKEN:
+                    return False
                 raise
+            if not target.exists():
+                return False
             with aside(target / target.name, folder=True) as inner:  # it is mounted there from the same disk
                 shutil.copytree(partial, inner, dirs_exist_ok=True)
                 _pour(inner, target)
         finally:
             if old.exists() and not target.exists():
-                old.rename(target)
+                with suppress(OSError):  # another writer's stands there by now
+                    old.rename(target)
             shutil.rmtree(old, ignore_errors=True)
             if partial.exists() and os.path.samestat(was, partial.lstat()):
                 shutil.rmtree(partial, ignore_errors=True)
+    return True
 
 
 def _pour(partial: Path, target: Path) -> None:
