@@ -12,12 +12,20 @@ EXTRAS = {
     "tasks": ("scikit-learn",),
     "runtime": ("onnxruntime",),
     "bf16": ("openvino",),
+    "serve": ("starlette", "uvicorn", "websockets", "msgspec", "prometheus-client"),
+    "redis": ("redis",),
+    "client": ("websockets", "msgspec"),
     "export": ("onnx", "onnxscript", "onnxruntime"),
 }
 """the packages of each, as pyproject.toml has them"""
-MODULES = {"pyopen-wakeword": "pyopen_wakeword", "espeakng-loader": "espeakng_loader", "scikit-learn": "sklearn"}
+MODULES = {
+    "pyopen-wakeword": "pyopen_wakeword",
+    "espeakng-loader": "espeakng_loader",
+    "scikit-learn": "sklearn",
+    "prometheus-client": "prometheus_client",
+}
 """what packages are imported as, where that is another name"""
-WITHOUT_TORCH = {"runtime", "bf16"}
+WITHOUT_TORCH = {"runtime", "bf16", "redis", "client"}
 
 
 def require(*extras: str) -> None:

@@ -39,8 +39,8 @@ def device_of(text: str) -> "torch.device":
     return device
 
 
-def load_runtime(folder_or_name: str, device: str = "cpu") -> "Runtime":
-    """An export, or a trained model on the runtime, ready for one step at a time on one core.
+def load_runtime(folder_or_name: str, device: str = "cpu", threads: int = 1) -> "Runtime":
+    """An export, or a trained model on the runtime, ready for one step at a time, on one core as a rule.
 
     A model is exported when it is first used (some seconds) and kept in the cache folder. What cannot be exported, or a machine
     without the extra "export", is served by PyTorch, some times slower, and so is every model on another device than the CPU.
@@ -49,7 +49,7 @@ def load_runtime(folder_or_name: str, device: str = "cpu") -> "Runtime":
 
     if is_export(folder_or_name):
         _check_on_cpu(folder_or_name, device)
-        return load(folder_or_name, threads=1)
+        return load(folder_or_name, threads=threads)
     from tokenturing.checkpoint import load as load_model
     from tokenturing.export import cached_runtime, eager
 
@@ -58,7 +58,7 @@ def load_runtime(folder_or_name: str, device: str = "cpu") -> "Runtime":
         return eager(load_model(model_folder(folder_or_name)), place)
     model = load_model(model_folder(folder_or_name))
     try:
-        return cached_runtime(model, threads=1)
+        return cached_runtime(model, threads=threads)
     except (MissingExtraError, OptionError) as error:
         runtime = eager(model)  # what cannot be streamed at all says so here
         print(f"on PyTorch, not on the faster runtime: {error}", file=sys.stderr)

@@ -83,6 +83,10 @@ class Session(Protocol):
 
     One that can be kept in a file (`tokenturing stream --state`) has also `model`, that which it runs; `snapshot()`, all that it
     needs to go on as arrays by name, which have the same shapes and types always; and `restore(arrays)`, the way back.
+
+    One that a server can keep, and step together with others, has these and `state`, that of the model; `encode(step)`, the
+    model's inputs [1, ...] by name; and `absorb(inputs, y, state, perceived)`, which takes what the model made of them and
+    returns what is noticed. `take` is one after the other.
     """
 
     questions: Sequence[str]
@@ -99,6 +103,11 @@ class Session(Protocol):
     def ask(self, *questions: str) -> list[Answer]:
         """The answers as of the last step taken."""
         ...
+
+
+def queries_of(session: Session) -> list[str]:
+    """All that a session can be asked."""
+    return list(session.questions)
 
 
 class Task(Protocol):

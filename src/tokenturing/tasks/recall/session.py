@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -109,16 +110,25 @@ class RecallSession:
 
     def take(self, step: MediaStep) -> list[Event]:
         """Go on by one step -> what is noticed in it."""
+        return self.take_inputs(self.encode(step))
+
+    def encode(self, step: MediaStep) -> dict[str, np.ndarray]:
+        """What the model gets of a step, arrays [1, ...] by the names of `RecallInput`; the ears go on by it."""
         present = {"frames": step.frame, "sound": self._embed(step.sound)}
         inputs = {name: self._absent(name) if array is None else array[None] for name, array in present.items()}
         has = {"has_frame": np.array([step.frame is not None]), "has_sound": np.array([step.sound is not None])}
-        return self.take_inputs(inputs | has)
+        return inputs | has
 
     def take_inputs(self, inputs: Mapping[str, np.ndarray]) -> list[Event]:
         """The same with the sound already embedded: arrays [1, ...] by the names of `RecallInput`."""
-        self.inputs = dict(inputs)
-        self.before = self.state
-        self.y, self.state, self.perceived = self.model.step_and_perceive(self.inputs, self.state)
+        return self.absorb(inputs, *self.model.step_and_perceive(dict(inputs), self.state))
+
+    def absorb(
+        self, inputs: Mapping[str, np.ndarray], y: np.ndarray, state: Any, perceived: Mapping[str, np.ndarray]
+    ) -> list[Event]:
+        """Take what the model made of a step, alone or among those of other sessions -> what is noticed in it."""
+        self.inputs, self.before = dict(inputs), self.state
+        self.y, self.state, self.perceived = y, state, dict(perceived)
         seen = self.eyes.advance(self.perceived["seen"][0]) if self.inputs["has_frame"][0] else None
         heard = self.ears.advance(self.perceived["heard"][0]) if self.inputs["has_sound"][0] else None
         return [event for event in (seen, heard) if event]

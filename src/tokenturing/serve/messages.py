@@ -1,0 +1,377 @@
+"""What a client and the server say to each other: msgpack in binary frames, or the same as JSON in text frames.
+
+Each message is an object whose "type" is the name of its class in small letters. `schema()` is the published description.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from tokenturing.errors import ShapeError, TokenTuringError
+
+VERSION = 1
+"""of the protocol; more by one when a client of before would misunderstand"""
+KINDS = {"bool": "b", "float32": "f", "float64": "f", "int64": "i", "int32": "i", "int16": "i", "uint8": "u"}
+"""the types of arrays that may be sent"""
+LARGEST_DIMENSIONS = 8
+Code = Literal[
+    "bad_message",
+    "bad_input",
+    "unknown_model",
+    "unknown_session",
+    "wrong_secret",
+    "other_model",
+    "not_attached",
+    "gap",
+    "too_old",
+    "too_fast",
+    "full",
+    "unknown_mark",
+    "too_many_marks",
+    "exists",
+    "moved",
+    "store",
+    "draining",
+    "internal",
+]
+
+
+class ProtocolError(TokenTuringError):
+    """What is said to a client that something cannot be done.
+
+    Args:
+        code: for programs.
+        message: for people.
+        expected: the sequence number that would have been right.
+        retry: whether the same message may succeed later.
+    """
+
+    def __init__(self, code: Code, message: str, *, expected: int | None = None, retry: bool = False):
+        super().__init__(message)
+        self.code, self.expected, self.retry = code, expected, retry
+
+
+class Message(Struct, frozen=True, tag_field="type", tag=str.lower, omit_defaults=True):
+    """The base of all messages."""
+
+
+class Array(Struct, frozen=True):
+    """An array: little-endian bytes in C order; in JSON they are base64."""
+
+    dtype: str
+    shape: list[int]
+    data: bytes
+
+
+Value = Array | list[Any] | float | bool
+"""an array as such, or as nested lists of numbers"""
+
+
+class Open(Message, frozen=True):
+    """Begin a session. With an id and a secret of the client's own it can be said again: then it means the one that is there."""
+
+    request: int
+    model: str = ""
+    """"": the only one"""
+    kind: str = "inputs"
+    """what a step brings: "inputs" by the model's signature, or "media" """
+    session: str | None = None
+    secret: str | None = None
+
+
+class Attach(Message, frozen=True):
+    """Go on with a session; whoever was attached before is told that it moved."""
+
+    request: int
+    session: str
+    secret: str
+
+
+class Step(Message, frozen=True):
+    """One step: the inputs by name without the axis of rows; of a "media" session a frame and a sound, each of which may lack."""
+
+    session: str
+    seq: int
+    inputs: dict[str, Value] = {}
+
+
+class Mark(Message, frozen=True):
+    """Give the state as it is now a name to come back to."""
+
+    session: str
+    seq: int
+    name: str
+
+
+class Rewind(Message, frozen=True):
+    """Go back to the state that a mark names. Sequence numbers go on."""
+
+    session: str
+    seq: int
+    name: str
+
+
+class Ask(Message, frozen=True):
+    """Queries about the last step, any number: of "media" sessions their names, of others their numbers. Nothing changes."""
+
+    request: int
+    session: str
+    queries: list[str | int]
+
+
+class Fork(Message, frozen=True):
+    """Begin another session with this one's state."""
+
+    request: int
+    session: str
+    fork: str | None = None
+    """the id of the new one"""
+    secret: str | None = None
+
+
+class Export(Message, frozen=True):
+    """The session as the bytes of a file."""
+
+    request: int
+    session: str
+
+
+class Import(Message, frozen=True):
+    """Begin a session with what was exported."""
+
+    request: int
+    data: bytes
+    model: str = ""
+    session: str | None = None
+    secret: str | None = None
+
+
+class Detach(Message, frozen=True):
+    """Hear no more of a session, which stays."""
+
+    request: int
+    session: str
+
+
+class Close(Message, frozen=True):
+    """End a session for good and delete it."""
+
+    request: int
+    session: str
+
+
+class Input(Struct, frozen=True):
+    """One input of a step."""
+
+    shape: list[int | str]
+    """without the axis of rows; letters stand for any number"""
+    dtype: str
+
+
+class Model(Struct, frozen=True):
+    """A model that is served."""
+
+    name: str
+    fingerprint: str
+    kinds: list[str]
+    inputs: dict[str, Input]
+    media: dict[str, Input] = {}
+    queries: list[str] | int = 0
+    """the names of those that a "media" session can be asked, or how many there are"""
+
+
+class Welcome(Message, frozen=True):
+    """The first message of every connection."""
+
+    version: int
+    models: list[Model]
+    window: int
+    """inputs of a session that may be on their way at once, and replies that are kept"""
+    durability: str
+    largest: int
+    """bytes of a message"""
+
+
+class Opened(Message, frozen=True):
+    """The answer to Open, Attach, Fork and Import."""
+
+    request: int
+    session: str
+    model: str
+    fingerprint: str
+    kind: str
+    seq: int
+    """of the last input that is kept; the next one is more by one"""
+    steps: int
+    """that its state has seen"""
+    secret: str = ""
+    """of a new session: all that ever opens it again, said only once"""
+
+
+class Event(Struct, frozen=True):
+    """Something that was noticed in a step."""
+
+    sense: str
+    what: str
+    confidence: float
+
+
+class Stepped(Message, frozen=True):
+    """The answer to Step."""
+
+    session: str
+    seq: int
+    steps: int
+    events: list[Event] = []
+    outputs: dict[str, Array] = {}
+    """y and what else the model finds, without the axis of rows; of "media" sessions what it perceives"""
+
+
+class Done(Message, frozen=True):
+    """The answer to Mark and Rewind."""
+
+    session: str
+    seq: int
+    steps: int
+
+
+class Kept(Message, frozen=True):
+    """With --durability interval: everything up to `seq` is on the disk."""
+
+    session: str
+    seq: int
+
+
+class Reply(Struct, frozen=True):
+    """What is said to a query."""
+
+    query: str | int
+    answer: str | int
+    confidence: float
+
+
+class Answered(Message, frozen=True):
+    """The answer to Ask."""
+
+    request: int
+    session: str
+    seq: int
+    """of the last input before"""
+    answers: list[Reply]
+
+
+class Exported(Message, frozen=True):
+    """The answer to Export."""
+
+    request: int
+    session: str
+    seq: int
+    data: bytes
+
+
+class Gone(Message, frozen=True):
+    """The answer to Detach and Close, and said unasked (without a request) of a session that moved elsewhere or expired."""
+
+    session: str
+    reason: str
+    request: int | None = None
+
+
+class Error(Message, frozen=True):
+    """What could not be done; nothing was changed."""
+
+    code: Code
+    message: str
+    request: int | None = None
+    session: str | None = None
+    seq: int | None = None
+    expected: int | None = None
+    retry: bool = False
+
+
+FromClient = Open | Attach | Step | Mark | Rewind | Ask | Fork | Export | Import | Detach | Close
+FromServer = Welcome | Opened | Stepped | Done | Kept | Answered | Exported | Gone | Error
+Sequenced = Step | Mark | Rewind
+
+_BINARY, _TEXT = msgspec.msgpack.Encoder(), msgspec.json.Encoder()
+_CLIENT = msgspec.msgpack.Decoder(FromClient), msgspec.json.Decoder(FromClient)
+_SERVER = msgspec.msgpack.Decoder(FromServer), msgspec.json.Decoder(FromServer)
+
+
+def encode(message: Message, *, text: bool = False) -> bytes:
+    """A message as one frame's content."""
+    return _TEXT.encode(message) if text else _BINARY.encode(message)
+
+
+def decode(data: bytes | str) -> FromClient:
+    """A client's message.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    try:
+        return _CLIENT[isinstance(data, str)].decode(data)  # type: ignore[arg-type]
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ProtocolError("bad_message", f"this is no message ({error}): see /schema.json") from None
+
+
+def decode_reply(data: bytes | str) -> FromServer:
+    """A server's message."""
+    return _SERVER[isinstance(data, str)].decode(data)  # type: ignore[arg-type]
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of all messages."""
+    (client, server), parts = msgspec.json.schema_components([FromClient, FromServer], ref_template="#/$defs/{name}")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"tokenturing sessions, version {VERSION}",
+        "description": "Text frames hold JSON, binary frames the same as msgpack. Bytes are base64 in JSON.",
+        "fromClient": client,
+        "fromServer": server,
+        "$defs": parts,
+    }
+
+
+def array(value: np.ndarray) -> Array:
+    """An array as it is sent."""
+    plain = np.ascontiguousarray(value)
+    return Array(plain.dtype.name, list(value.shape), plain.astype(plain.dtype.newbyteorder("<"), copy=False).tobytes())
+
+
+def to_numpy(name: str, value: Value, dtype: np.dtype[Any]) -> np.ndarray:
+    """What a client sent as an array of this type.
+
+    Raises:
+        ShapeError: it is none, or of a kind of numbers that does not fit.
+    """
+    if not isinstance(value, Array):
+        try:
+            found = np.asarray(value)
+        except ValueError as error:
+            raise ShapeError(f"{name} is no array ({error}): expected nested lists of the same lengths") from None
+        fits = found.dtype.kind in ("bif" if dtype.kind == "f" else dtype.kind) or not found.size
+        if not fits:
+            raise ShapeError(f"{name} holds {found.dtype}: expected {dtype}")
+        return _cast(name, found, dtype)
+    if value.dtype not in KINDS or len(value.shape) > LARGEST_DIMENSIONS or min(value.shape, default=0) < 0:
+        raise ShapeError(f"{name} is {value.dtype[:20]} {value.shape[:9]}: expected one of {', '.join(KINDS)}")
+    sent = np.dtype(value.dtype).newbyteorder("<")
+    count = 1
+    for size in value.shape:
+        count *= size
+    if count * sent.itemsize != len(value.data):
+        raise ShapeError(f"{name} has {len(value.data)} bytes: expected {count * sent.itemsize} of {value.dtype} {value.shape}")
+    if KINDS[value.dtype] != {"i": "i", "u": "u"}.get(dtype.kind, dtype.kind):
+        raise ShapeError(f"{name} is {value.dtype}: expected {dtype}")
+    return _cast(name, np.frombuffer(value.data, sent).reshape(value.shape), dtype)
+
+
+def _cast(name: str, found: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = found.astype(dtype)
+    if cast.dtype.kind == "f" and not np.isfinite(cast).all():
+        raise ShapeError(f"{name} has NaN, infinite or too large numbers: expected finite ones; send absent tokens as zeros")
+    return cast

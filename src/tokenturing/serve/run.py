@@ -1,0 +1,76 @@
+"""One server process: bind, serve, drain."""
+
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+
+from tokenturing.errors import OptionError
+from tokenturing.serve.app import Access, app
+from tokenturing.serve.engine import Engine
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+BACKLOG = 2048
+PING_SECONDS = 20.0
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 takes any that is free.
+
+    Raises:
+        OptionError: the address is taken, or is none of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise OptionError(f"--host {host} --port {port} cannot be used ({error}): name another port, or 0 for any") from error
+    listening.listen(BACKLOG)
+    return listening
+
+
+def run(engine: Engine, listening: socket.socket, access: Access, page: Path | None, ready: Callable[[], object]) -> None:
+    """Serve until SIGTERM or Ctrl-C; then what waits is finished first.
+
+    Args:
+        engine: not started yet.
+        listening: from `bind`.
+        access: who may come in.
+        page: a folder that is served at /.
+        ready: called when clients can come.
+    """
+    config = uvicorn.Config(
+        app(engine, access, page),
+        log_level="warning",
+        access_log=False,
+        ws="websockets-sansio",
+        ws_max_size=engine.limits.message_bytes,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PING_SECONDS,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=int(engine.limits.drain_seconds) + 1,
+        server_header=False,
+    )
+    _Server(config, engine, ready).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, engine: Engine, ready: Callable[[], object]):
+        super().__init__(config)
+        self._engine, self._ready = engine, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        self._engine.draining = True
+        logging.getLogger(__name__).info("ending after signal %s", signal.Signals(sig).name)
+        super().handle_exit(sig, frame)  # type: ignore[arg-type]

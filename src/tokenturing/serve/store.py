@@ -1,0 +1,153 @@
+"""Where sessions are when no process holds them: bytes by id, written together or not at all, by one worker at a time."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from tokenturing.errors import OptionError, TokenTuringError
+
+LONGEST_TICK = 5.0
+"""seconds that the store's clock goes on by at most between two ticks, however the computer's jumps"""
+
+
+class StoreError(TokenTuringError):
+    """The store is full, locked or away; nothing of what was to be written was."""
+
+
+class Record(Struct, frozen=True):
+    """A session as it is kept."""
+
+    session: str
+    secret: bytes
+    """SHA-256 of it"""
+    model: str
+    fingerprint: str
+    kind: str
+    seq: int
+    """of the last input"""
+    steps: int
+    """that the state has seen"""
+    state: bytes
+    created: float
+    """by the store's clock"""
+
+
+class Change(Struct, frozen=True):
+    """What an input did, kept together or not at all."""
+
+    record: Record
+    replies: tuple[tuple[int, bytes], ...] = ()
+    """by sequence number"""
+    marks: tuple[tuple[str, bytes], ...] = ()
+    """`mark_bytes` by name"""
+    fence: int = 0
+    """as `claim` returned it"""
+
+
+class Claim(Struct, frozen=True):
+    """A session that a worker may write, until another one claims it."""
+
+    record: Record
+    fence: int
+
+
+class Store(Protocol):
+    """Every method may be called from any thread, and raises a StoreError where the store is full, locked or away."""
+
+    def create(self, record: Record, worker: str) -> int | None:
+        """Keep a new session -> its fence; None: there is one of that id."""
+        ...
+
+    def get(self, session: str) -> Record | None:
+        """A session as it was last written."""
+        ...
+
+    def claim(self, session: str, worker: str) -> Claim | None:
+        """The session, which from now on only this worker can write."""
+        ...
+
+    def put(self, changes: Sequence[Change]) -> list[str]:
+        """Write all in one transaction -> the sessions that were left out since another worker claimed, or nobody has, them."""
+        ...
+
+    def reply(self, session: str, seq: int, window: int) -> bytes | None:
+        """What was replied to an input, if it is one of the last `window`."""
+        ...
+
+    def mark(self, session: str, name: str) -> bytes | None:
+        """`mark_bytes` of a mark."""
+        ...
+
+    def marks(self, session: str) -> list[str]:
+        """The names of a session's marks."""
+        ...
+
+    def delete(self, session: str) -> bool:
+        """Forget a session, its replies and marks; whether it was there."""
+        ...
+
+    def expire(self, idle: float | None, total: float | None) -> list[str]:
+        """Delete sessions unused, or there, for longer than so many seconds -> their ids. Also lets the store's clock go on."""
+        ...
+
+    def page(self, after: str, limit: int) -> list[Record]:
+        """Sessions by id, those behind `after`; their states are left out."""
+        ...
+
+    def count(self) -> int:
+        """How many sessions there are."""
+        ...
+
+    def now(self) -> float:
+        """Seconds on the store's clock, which stands still while no server runs."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        ...
+
+
+class MarkBytes(Struct, frozen=True):
+    """A state that has a name."""
+
+    steps: int
+    state: bytes
+
+
+_RECORD, _MARK = msgspec.msgpack.Decoder(Record), msgspec.msgpack.Decoder(MarkBytes)
+pack = msgspec.msgpack.Encoder().encode
+
+
+def unpack_record(data: bytes) -> Record:
+    """A record out of the store."""
+    return _RECORD.decode(data)
+
+
+def unpack_mark(data: bytes) -> MarkBytes:
+    """A mark out of the store."""
+    return _MARK.decode(data)
+
+
+def open_store(url: str, window: int) -> Store:
+    """The store that is named "sqlite:PATH" or "redis://...".
+
+    Args:
+        url: where.
+        window: replies that are kept of each session.
+
+    Raises:
+        OptionError: there is no such kind.
+        StoreError: it cannot be opened.
+    """
+    scheme, _, rest = url.partition(":")
+    if scheme == "sqlite" and rest:
+        from tokenturing.serve.sqlite import SqliteStore
+
+        return SqliteStore(rest, window)
+    if scheme in ("redis", "rediss", "unix"):
+        from tokenturing.serve.redis import RedisStore
+
+        return RedisStore(url, window)
+    raise OptionError(f"--store {url!r}: expected sqlite:PATH or redis://HOST:PORT/NUMBER")
