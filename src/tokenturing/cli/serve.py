@@ -94,7 +94,10 @@ def serve(
             raise OptionError(f"two models are called {name!r}: write one as NAME={place}")
         models[name] = load_served(name, place, exact=exact, threads=threads)
     listening = bind(host, port)
-    engine = Engine(models, open_store(store, window), limits)
+    sessions = open_store(store, window)
+    if limits.interval is None and getattr(sessions, "on_disk", lambda: True)() is False:
+        print("warning: this Redis may lose what it has acknowledged: set appendonly yes, appendfsync always", file=sys.stderr)
+    engine = Engine(models, sessions, limits)
     address = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
 
     def say_ready() -> None:
