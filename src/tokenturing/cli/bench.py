@@ -33,6 +33,7 @@ def bench(
     """Measure speed and memory here: the machine in all its forms, the baselines, and peers where they are installed.
 
     All take turns in one run. OUT/bench.json has the figures, bench.md tables of them, the PNG files pictures.
+    `tokenturing bench serve` measures a server under load; it has options of its own.
 
     Args:
         what: "step": a step by the number of rows; "training": forward and backward; "position": a step's time and the state's

@@ -55,6 +55,11 @@ def _parse_and_run(arguments: list[str]) -> None:
     require("cli")
     import tyro
 
+    if arguments[:2] == ["bench", "serve"]:  # it has options of its own
+        from tokenturing.cli.bench_serve import bench_serve
+
+        tyro.cli(bench_serve, prog="tokenturing bench serve", args=arguments[2:])
+        return
     tyro.extras.subcommand_cli_from_dict(
         commands(), prog="tokenturing", description=DESCRIPTION, args=_as_settings(arguments) or ["--help"]
     )
