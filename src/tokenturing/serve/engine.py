@@ -262,7 +262,7 @@ class Engine:
         served = self.models[record.model]
 
         def written() -> bytes:
-            return to_file(served.resume(record.kind, record.state), served, record.kind, record.steps)
+            return to_file(served.resume(record.kind, record.state), served, record.steps)
 
         return await self._in(self._compute, written)
 
@@ -351,7 +351,7 @@ class Engine:
                 work.reply = opened(message.request, record, secret)
             elif isinstance(message, say.Export):
                 stream, served = seat.stream, self.models[seat.record.model]
-                data = await self._in(self._compute, to_file, stream, served, seat.record.kind, seat.record.steps)
+                data = await self._in(self._compute, to_file, stream, served, seat.record.steps)
                 work.reply = say.Exported(message.request, seat.record.session, seat.record.seq, data)
         except (TokenTuringError, StoreError) as error:
             work.reply = _error(error, message)
