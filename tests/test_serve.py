@@ -447,3 +447,14 @@ def test_another_model_is_refused_with_both_fingerprints(folder: Path, tmp_path:
         assert http(server, "/v1/sessions", Authorization=f"Bearer {TOKEN}")[0] == 200
         assert http(server, "/health")[0] == 200
         assert Raw(server.url, subprotocols=["tokenturing", f"bearer.{TOKEN}"]).send(say.Open(1))
+
+
+def test_the_client_of_the_docs_runs(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert code.count("\n") <= 20 + 1
+    names: dict[str, Any] = {"stream": inputs(20)}
+    exec(code.replace("http://127.0.0.1:8080", server.url).replace('"machine"', '"m"'), names)
+    assert capsys.readouterr().out.splitlines()[-1] == "40"
+    with connect(server.url) as client:
+        assert client.attach(*names["kept"]).seq == 42
