@@ -1,5 +1,6 @@
 """Servers that share a store, batches of strangers, sessions that watch, and time that runs out."""
 
+import asyncio
 import re
 import shutil
 import subprocess
@@ -17,7 +18,10 @@ from tokenturing.client import ServerError, SessionLostError, connect
 from tokenturing.export import eager, export_onnx
 from tokenturing.runtime import load
 from tokenturing.serve import messages as say
+from tokenturing.serve.engine import Engine, Job
+from tokenturing.serve.limits import Limits
 from tokenturing.serve.served import Served, dump
+from tokenturing.serve.store import open_store
 from tokenturing.serve.watched import SAMPLES, media_of
 from tokenturing.tasks.keeping import KeptSession
 from tokenturing.train.recipe import task_of
@@ -117,6 +121,44 @@ def test_strangers_in_a_batch_change_nothing(exact: bool, folder: Path, tmp_path
         for ours, theirs in zip(outputs, alone[number], strict=False):
             assert np.array_equal(ours, theirs) if exact else np.allclose(ours, theirs, atol=1e-5, rtol=0)
     assert not np.allclose(alone[0][-1], alone[1][-1], atol=1e-3)
+
+
+class Listening:
+    """A connection that writes down what it is told, and when."""
+
+    def __init__(self, heard: list[tuple[str, say.Message]]):
+        self.heard = heard
+
+    def send(self, message: say.Message, encoded: bytes | None = None) -> None:
+        self.heard.append((getattr(message, "session", ""), message))
+
+
+def test_who_sends_much_does_not_hold_up_who_sends_little(folder: Path, tmp_path: Path) -> None:
+    async def play() -> list[str]:
+        limits = Limits(batch=2)
+        engine = Engine(
+            {"m": Served("m", eager(tt.load(folder)))}, open_store(f"sqlite:{tmp_path / 's.db'}", limits.window), limits
+        )
+        await engine.start()
+        heard: list[tuple[str, say.Message]] = []
+        listener = Listening(heard)
+        names = ["greedy-session", *(f"modest-session-{number}" for number in range(5))]
+        for name in names:
+            await engine.open(say.Open(0, session=name), listener)
+        one = {"x": say.array(inputs(1)[0])}
+        for seq in range(1, limits.window + 1):
+            engine.submit(engine.seats[names[0]], Job(say.Step(names[0], seq, one), listener))
+        for name in names[1:]:
+            engine.submit(engine.seats[name], Job(say.Step(name, 1, one), listener))
+        while len(heard) < limits.window + 5:
+            await asyncio.sleep(0.01)
+        await engine.stop()
+        assert all(isinstance(message, say.Stepped) for _, message in heard)
+        return [name for name, _ in heard]
+
+    order = asyncio.run(play())
+    last_modest = max(place for place, name in enumerate(order) if name.startswith("modest"))
+    assert order[: last_modest + 1].count("greedy-session") <= 5, f"of 16 inputs of one session too many came first: {order}"
 
 
 def test_bytes_of_a_session_are_checked(folder: Path) -> None:
