@@ -15,7 +15,8 @@ from tokenturing.extras import EXTRAS, WITHOUT_TORCH, require
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-FOR_DEVELOPERS = {"all", "dev", "docs", "peers"}
+NOT_ASKED_FOR = {"all", "dev", "docs", "peers", "ray"}
+"""by anything in the package"""
 
 
 def package(requirement: str) -> str:
@@ -29,7 +30,7 @@ def hide(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
 
 def test_the_table_is_that_of_the_package() -> None:
     declared = PROJECT["optional-dependencies"]
-    assert EXTRAS.keys() == declared.keys() - FOR_DEVELOPERS
+    assert EXTRAS.keys() == declared.keys() - NOT_ASKED_FOR
     for extra, packages in EXTRAS.items():
         others = [package(one) for one in declared[extra] if not one.startswith("tokenturing[")]
         assert others == list(packages), extra

@@ -11,7 +11,7 @@ import pytest
 
 from tokenturing.errors import OptionError
 from tokenturing.serve.sqlite import SqliteStore
-from tokenturing.serve.store import Change, MarkBytes, Record, Store, StoreError, open_store, pack, unpack_mark
+from tokenturing.serve.store import FIRST, Change, MarkBytes, Record, Store, StoreError, open_store, pack, unpack_mark
 
 WINDOW = 4
 
@@ -56,17 +56,21 @@ def record(name: str = "one", seq: int = 0, state: bytes = b"\x00state\xff") -> 
     return Record(name, b"secret", "model", "print", "inputs", seq, seq, state, 0.0)
 
 
+def create(store: Store, one: Record, worker: str = "a") -> int | None:
+    return None if store.put([], [one], worker) else FIRST
+
+
 def test_what_is_kept_comes_back(store: Store) -> None:
-    assert store.create(record(), "a") == 1
+    assert create(store, record(), "a") == 1
     assert store.get("one") == record()
     assert store.get("two") is None
-    assert store.create(record(state=b"other"), "b") is None
+    assert create(store, record(state=b"other"), "b") is None
     assert store.get("one") == record()
     assert store.count() == 1
 
 
 def test_a_change_is_whole(store: Store) -> None:
-    fence = store.create(record(), "a") or 0
+    fence = create(store, record(), "a") or 0
     mark = pack(MarkBytes(1, b"marked"))
     assert store.put([Change(record(seq=1, state=b"new"), ((1, b"reply"),), (("here", mark),), fence)]) == []
     assert store.get("one") == record(seq=1, state=b"new")
@@ -77,15 +81,15 @@ def test_a_change_is_whole(store: Store) -> None:
 
 
 def test_only_the_last_replies_are_kept(store: Store) -> None:
-    fence = store.create(record(), "a") or 0
+    fence = create(store, record(), "a") or 0
     for seq in range(1, 7):
         store.put([Change(record(seq=seq), ((seq, b"%d" % seq),), fence=fence)])
     assert [store.reply("one", seq, WINDOW) for seq in range(1, 8)] == [None, None, b"3", b"4", b"5", b"6", None]
 
 
 def test_who_was_overtaken_writes_nothing(store: Store) -> None:
-    first = store.create(record(), "a") or 0
-    store.create(record("two"), "a")
+    first = create(store, record(), "a") or 0
+    create(store, record("two"), "a")
     claim = store.claim("one", "b")
     assert claim is not None
     assert claim.fence > first
@@ -100,7 +104,7 @@ def test_who_was_overtaken_writes_nothing(store: Store) -> None:
 
 
 def test_who_holds_it_already_keeps_its_fence(store: Store) -> None:
-    fence = store.create(record(), "a")
+    fence = create(store, record(), "a")
     claim = store.claim("one", "a")
     assert claim is not None
     assert claim.fence == fence
@@ -108,7 +112,7 @@ def test_who_holds_it_already_keeps_its_fence(store: Store) -> None:
 
 
 def test_what_is_deleted_is_gone_with_its_parts(store: Store) -> None:
-    fence = store.create(record(), "a") or 0
+    fence = create(store, record(), "a") or 0
     store.put([Change(record(seq=1), ((1, b"reply"),), (("here", pack(MarkBytes(1, b""))),), fence)])
     assert store.delete("one")
     assert not store.delete("one")
@@ -118,7 +122,7 @@ def test_what_is_deleted_is_gone_with_its_parts(store: Store) -> None:
 
 def test_pages_are_by_id(store: Store) -> None:
     for name in ("c", "a", "b"):
-        store.create(record(name), "w")
+        create(store, record(name), "w")
     assert [one.session for one in store.page("", 2)] == ["a", "b"]
     assert [one.session for one in store.page("b", 2)] == ["c"]
     assert store.page("", 1)[0].state == b""
@@ -129,14 +133,14 @@ def test_time_passes_only_while_servers_look(store: Store, monkeypatch: pytest.M
     wall = [1.7e9]
     monkeypatch.setattr(time, "time", lambda: wall[0])
     store.expire(None, None)
-    store.create(record(), "a")
+    create(store, record(), "a")
     for jump in (365 * 86_400.0, -2 * 365 * 86_400.0):
         wall[0] += jump
         assert store.expire(60.0, 60.0) == []
     for _ in range(20):
         wall[0] += 1
         assert store.expire(60.0, None) == []
-    store.create(record("young"), "a")
+    create(store, record("young"), "a")
     for _ in range(50):
         wall[0] += 1
         if gone := store.expire(60.0, None):
@@ -152,7 +156,7 @@ def test_time_passes_only_while_servers_look(store: Store, monkeypatch: pytest.M
 def test_writers_side_by_side(url: str, store: Store) -> None:
     """Two processes' worth of stores on one place: claims are given to one at a time."""
     other = open_store(url, WINDOW)
-    store.create(record(), "none")
+    create(store, record(), "none")
     won = []
 
     def work(one: Store, worker: str) -> None:
@@ -179,7 +183,7 @@ def test_a_locked_file_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(sqlite, "LOCK_SECONDS", 0.05)
     first, second = (SqliteStore(tmp_path / "s.db", WINDOW) for _ in range(2))
-    fence = first.create(record(), "a") or 0
+    fence = create(first, record(), "a") or 0
     with second._transaction(), pytest.raises(StoreError, match="another process holds it"):
         first.put([Change(record(seq=1), fence=fence)])
     assert first.get("one") == record()
@@ -188,7 +192,7 @@ def test_a_locked_file_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "s.db", WINDOW)
-    fence = store.create(record(), "a") or 0
+    fence = create(store, record(), "a") or 0
     (pages,) = store._connection().execute("PRAGMA page_count").fetchone()
     store._connection().execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StoreError, match="no room left"):

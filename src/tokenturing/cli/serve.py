@@ -157,7 +157,7 @@ def read_tokens(file: Path) -> list[str]:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeError) as error:
         raise OptionError(f"--token-file {file} cannot be read ({error})") from error
-    if os.name != "nt" and file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IXGRP & 0o077:
+    if os.name != "nt" and file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise OptionError(f"--token-file {file} may be read by others: chmod 600 {file}")
     tokens = [line for line in lines if line and not line.startswith("#")]
     if not tokens or min(map(len, tokens)) < SHORTEST_TOKEN:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tokenturing.extras import require
-from tokenturing.serve.store import LONGEST_TICK, Change, Claim, Record, StoreError, pack, unpack_record
+from tokenturing.serve.store import FIRST, LONGEST_TICK, Change, Claim, Record, StoreError, pack, unpack_record
 
 Result = TypeVar("Result")
 
@@ -16,15 +16,6 @@ PREFIX = "tokenturing:"
 TIMEOUT_SECONDS = 2.0
 """for one answer of Redis"""
 
-CREATE = """
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-local now = redis.call('HGET', KEYS[2], 'seconds') or '0'
-redis.call('HSET', KEYS[1], 'fence', 1, 'worker', ARGV[2], 'created', now, 'about', ARGV[3], 'state', ARGV[4])
-redis.call('ZADD', KEYS[3], 0, ARGV[1])
-redis.call('ZADD', KEYS[4], now, ARGV[1])
-redis.call('ZADD', KEYS[5], now, ARGV[1])
-return 1
-"""
 CLAIM = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return false end
 if redis.call('HGET', KEYS[1], 'worker') ~= ARGV[2] then
@@ -35,8 +26,21 @@ redis.call('ZADD', KEYS[3], redis.call('HGET', KEYS[2], 'seconds') or '0', ARGV[
 return redis.call('HMGET', KEYS[1], 'about', 'state', 'created', 'fence')
 """
 PUT = """
-local prefix, now, at, lost = ARGV[1], redis.call('HGET', KEYS[1], 'seconds') or '0', 3, {}
+local prefix, now, at, lost = ARGV[1], redis.call('HGET', KEYS[1], 'seconds') or '0', 6, {}
 for _ = 1, tonumber(ARGV[2]) do
+    local id, about, state = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+    local session = prefix .. 's:' .. id
+    at = at + 3
+    if redis.call('EXISTS', session) == 1 then
+        lost[#lost + 1] = id
+    else
+        redis.call('HSET', session, 'fence', ARGV[4], 'worker', ARGV[5], 'created', now, 'about', about, 'state', state)
+        redis.call('ZADD', KEYS[3], 0, id)
+        redis.call('ZADD', KEYS[2], now, id)
+        redis.call('ZADD', KEYS[4], now, id)
+    end
+end
+for _ = 1, tonumber(ARGV[3]) do
     local id, fence, about, state = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
     local replies, marks = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
     local session = prefix .. 's:' .. id
@@ -90,7 +94,7 @@ class RedisStore:
 
         self.window = window
         self._redis: Any = Redis.from_url(url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS)
-        self._scripts = {text: self._redis.register_script(text) for text in (CREATE, CLAIM, PUT, DELETE, TICK)}
+        self._scripts = {text: self._redis.register_script(text) for text in (CLAIM, PUT, DELETE, TICK)}
         self._call(self._redis.ping)
 
     def on_disk(self) -> bool | None:
@@ -101,11 +105,6 @@ class RedisStore:
             return None
         return (found.get("appendonly"), found.get("appendfsync")) == ("yes", "always")
 
-    def create(self, record: Record, worker: str) -> int | None:
-        about = pack(msgspec.structs.replace(record, state=b""))
-        keys = [_key("s", record.session), _key("clock"), _key("ids"), _key("used"), _key("created")]
-        return self._run(CREATE, keys, [record.session, worker, about, record.state]) or None
-
     def get(self, session: str) -> Record | None:
         return _record(*self._call(lambda: self._redis.hmget(_key("s", session), "about", "state", "created")))
 
@@ -114,8 +113,10 @@ class RedisStore:
         record = _record(*found[:3]) if found else None
         return None if record is None else Claim(record, int(found[3]))
 
-    def put(self, changes: Sequence[Change]) -> list[str]:
-        arguments: list[Any] = [PREFIX, len(changes)]
+    def put(self, changes: Sequence[Change], new: Sequence[Record] = (), worker: str = "") -> list[str]:
+        arguments: list[Any] = [PREFIX, len(new), len(changes), FIRST, worker]
+        for record in new:
+            arguments += [record.session, pack(msgspec.structs.replace(record, state=b"")), record.state]
         for change in changes:
             record = change.record
             about = pack(msgspec.structs.replace(record, state=b""))
@@ -124,7 +125,7 @@ class RedisStore:
                 arguments += [seq % self.window, seq.to_bytes(8, "big") + reply]
             for name, mark in change.marks:
                 arguments += [name, mark]
-        return [name.decode() for name in self._run(PUT, [_key("clock"), _key("used")], arguments)]
+        return [name.decode() for name in self._run(PUT, [_key(name) for name in ("clock", "used", "ids", "created")], arguments)]
 
     def reply(self, session: str, seq: int, window: int) -> bytes | None:
         found = self._call(lambda: self._redis.hget(_key("r", session), str(seq % self.window)))
