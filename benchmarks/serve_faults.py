@@ -181,6 +181,11 @@ class Campaign:
         """Inputs that clients were told of."""
         return sum(len(played.replies) for played in self.sessions)
 
+    def stuck(self) -> list[str]:
+        """Of each session that waits for replies, how far it is and what its client has."""
+        waiting = [played for played in self.sessions if len(played.replies) < len(played.inputs)]
+        return [f"{len(one.replies)} of {len(one.inputs)} answered, {vars(one.session)}" for one in waiting]
+
     def kept(self, store: Path) -> None:
         """What is on the disk has every input that a client was told of. It is looked at in a copy."""
         told = {played.session.id: played.session.seq for played in self.sessions}
@@ -258,7 +263,9 @@ async def campaign(
                 report(number + 1, kills)
         await asyncio.to_thread(server.wait)
         found.stopping = True
-        await asyncio.wait_for(asyncio.gather(*playing), START_SECONDS)
+        _, stuck = await asyncio.wait(playing, timeout=START_SECONDS)
+        assert not stuck, f"replies of {len(stuck)} sessions never came: {found.stuck()}"
+        await asyncio.gather(*playing)
         for played in found.sessions:
             assert played.session.seq == len(played.inputs), "the server has another number of inputs than were sent"
     finally:

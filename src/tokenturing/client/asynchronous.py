@@ -10,6 +10,8 @@ from contextlib import suppress
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import msgspec
+
 from tokenturing.client.results import ServerError, SessionLostError, StepResult, server_error, step_result, to_values
 from tokenturing.errors import OptionError
 from tokenturing.extras import require
@@ -259,6 +261,8 @@ class AsyncSession:
         """that will be sent again under new numbers once all others in flight are answered"""
         self._wait = 0.0
         self._lost: Exception | None = None
+        self._returning = False
+        """whether it waits to be attached again"""
         self._room = asyncio.Event()
         self._room.set()
 
@@ -389,7 +393,7 @@ class AsyncSession:
         """Nothing is in flight, so the server has nothing beyond `seq`: number what it refused anew."""
         if not self._refused or self._flight:
             return
-        again = [one for _, one in sorted(self._refused.items()) if one.future is not None and not one.future.done()]
+        again = [one for _, one in sorted(self._refused.items()) if one.message and not (one.future and one.future.done())]
         self._refused = {}
         for one in (*again, *self._unsent):
             one.message = None
@@ -399,7 +403,9 @@ class AsyncSession:
 
     def _reattach(self) -> None:
         """After a new connection."""
-        _keep(asyncio.ensure_future(self._go_on()))
+        if not self._returning:  # else what it waits for is sent again
+            self._returning = True
+            _keep(asyncio.ensure_future(self._go_on()))
 
     async def _go_on(self) -> None:
         try:
@@ -407,15 +413,19 @@ class AsyncSession:
         except ServerError as error:
             self._fail(error)
             return
-        lost = [message for seq, message in sorted(self._unkept.items()) if seq > opened.seq]
-        flight, self._flight = self._flight, {}
-        again = []
-        for message in lost:
-            one = _Input(lambda _: None, None)
-            one.message = message
-            again.append(one)
-        self._unsent.extendleft(reversed([*again, *(one for _, one in sorted(flight.items()))]))
-        if not flight and not lost and not self._refused:
+        finally:
+            self._returning = False
+        lost = {seq: _sent_before(message) for seq, message in self._unkept.items() if seq > opened.seq}
+        waiting = lost | self._flight | self._refused
+        self._flight, self._refused = {}, {}
+        again = [one for _, one in sorted(waiting.items()) if one.message is not None]
+        if len(again) < len(waiting):  # one was refused for good, so the numbers behind it change
+            for one in (*again, *self._unsent):
+                if one.message is not None and one.message.seq > opened.seq:
+                    one.message = None
+            self._last = opened.seq
+        self._unsent.extendleft(reversed(again))
+        if not waiting:
             self._last = max(self._last, opened.seq)
         await self._pump()
         for message, _ in list(self._client._requests.values()):
@@ -433,6 +443,13 @@ class AsyncSession:
             _settle(one.future, error)
         self._flight, self._refused = {}, {}
         self._unsent.clear()
+
+
+def _sent_before(message: Any) -> _Input:
+    """An input that nobody waits for any more."""
+    one = _Input(lambda seq: msgspec.structs.replace(message, seq=seq), None)
+    one.message = message
+    return one
 
 
 def _settle(future: asyncio.Future | None, result: Any) -> None:
