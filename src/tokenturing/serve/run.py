@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from tokenturing.serve.engine import Engine
 LOCAL = ("127.0.0.1", "localhost", "::1")
 BACKLOG = 2048
 PING_SECONDS = 20.0
+SWITCH_SECONDS = 0.0005
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -45,6 +47,8 @@ def run(engine: Engine, listening: socket.socket, access: Access, page: Path | N
         page: a folder that is served at /.
         ready: called when clients can come.
     """
+    # Python's 5 ms are as long as a step: the thread of the models, back from one, would wait so long for the loop to let go.
+    sys.setswitchinterval(SWITCH_SECONDS)
     config = uvicorn.Config(
         app(engine, access, page),
         log_level="warning",

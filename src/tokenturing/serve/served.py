@@ -9,11 +9,12 @@ import numpy as np
 
 from tokenturing.errors import OptionError, ShapeError, TokenTuringError
 from tokenturing.models.eager import EagerEngine
-from tokenturing.runtime.machine import MASK, Runtime, stack, take
+from tokenturing.runtime.machine import MASK, Runtime, stack
 from tokenturing.serve.messages import Array, Event, Input, Model, Reply, Value, array, to_numpy
 
 INPUTS, MEDIA = "inputs", "media"
 """what a session's steps bring"""
+OVERFLOW = "the model's numbers would overflow with these inputs: expected smaller ones"
 
 
 class Stream(Protocol):
@@ -162,9 +163,15 @@ class Served:
             mask = together.pop(MASK, None)
             states = stack([streams[place].state for place in places])
             y, states, perceived = self.runtime.step_and_perceive(together, states, token_mask=mask)
+            finite = _finite_rows((y, *states))
             for row, (place, encoded) in enumerate(group):
+                if not finite[row]:
+                    outcomes[place] = Outcome([], {}, b"", ShapeError(OVERFLOW))
+                    continue
                 one = {name: part[row : row + 1].copy() for name, part in perceived.items()}
-                outcomes[place] = _absorbed(streams[place], encoded, y[row : row + 1].copy(), take(states, [row]), one)
+                state = type(states)(*(leaf[row : row + 1].copy() for leaf in states))
+                events, outputs = streams[place].absorb(encoded, y[row : row + 1].copy(), state, one)
+                outcomes[place] = Outcome(events, outputs, dump(streams[place]))
         return [outcome for outcome in outcomes if outcome is not None]
 
 
@@ -237,13 +244,10 @@ class InputsStream:
         self.state = type(self.state)(*(arrays[f"state.{name}"] for name in self.state._fields))
 
 
-def _absorbed(
-    stream: Stream, inputs: Mapping[str, np.ndarray], y: np.ndarray, state: Any, perceived: Mapping[str, np.ndarray]
-) -> Outcome:
-    if not all(np.isfinite(part).all() for part in (y, *state) if part.dtype.kind == "f"):
-        return Outcome([], {}, b"", ShapeError("the model's numbers would overflow with these inputs: expected smaller ones"))
-    events, outputs = stream.absorb(inputs, y, state, perceived)
-    return Outcome(events, outputs, dump(stream))
+def _finite_rows(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """bool [B], whether all floats of a row are finite."""
+    found = [np.isfinite(part).all(tuple(range(1, part.ndim))) for part in parts if part.dtype.kind == "f"]
+    return np.logical_and.reduce(found)
 
 
 def dump(stream: Stream) -> bytes:
