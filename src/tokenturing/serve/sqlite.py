@@ -16,6 +16,8 @@ Result = TypeVar("Result")
 
 LOCK_SECONDS = 2.0
 """to wait for another process that writes"""
+LOG_PAGES = 16_000
+"""of 4 KiB in the log before they go to where they belong, which takes a while; meanwhile most are written many times"""
 FORM = 1
 TABLES = """
 CREATE TABLE IF NOT EXISTS sessions (
@@ -158,6 +160,7 @@ class SqliteStore:
         connection = sqlite3.connect(self.path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         with self._lock:
             self._all.append(connection)
         return connection
