@@ -372,8 +372,18 @@ def to_numpy(name: str, value: Value, dtype: np.dtype[Any]) -> np.ndarray:
 
 
 def _cast(name: str, found: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-    with np.errstate(over="ignore", invalid="ignore"):
-        cast = found.astype(dtype)
-    if cast.dtype.kind == "f" and not np.isfinite(cast).all():
+    if found.dtype == dtype:
+        cast = found.copy()  # not a part of the message, which would stay as long as the array
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):
+            cast = found.astype(dtype)
+    if cast.dtype.kind == "f" and not _finite(cast):
         raise ShapeError(f"{name} has NaN, infinite or too large numbers: expected finite ones; send absent tokens as zeros")
     return cast
+
+
+def _finite(numbers: np.ndarray) -> bool:
+    """Whether all are; where their squares add up to something finite, they are, and that is found out faster."""
+    flat = numbers.ravel()
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.dot(flat, flat) < np.inf) or bool(np.isfinite(flat).all())

@@ -12,6 +12,7 @@ import uvicorn
 from tokenturing.errors import OptionError
 from tokenturing.serve.app import Access, app
 from tokenturing.serve.engine import Engine
+from tokenturing.serve.socket import Socket
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 BACKLOG = 2048
@@ -53,7 +54,7 @@ def run(engine: Engine, listening: socket.socket, access: Access, page: Path | N
         app(engine, access, page),
         log_level="warning",
         access_log=False,
-        ws="websockets-sansio",
+        ws=Socket,
         ws_max_size=engine.limits.message_bytes,
         ws_ping_interval=PING_SECONDS,
         ws_ping_timeout=PING_SECONDS,
