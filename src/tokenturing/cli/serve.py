@@ -5,7 +5,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -139,8 +139,17 @@ def load_served(name: str, place: str, *, exact: bool = False, threads: int = 1)
     return Served(name, runtime, media_of(runtime, task))
 
 
-def page_of(models: Sequence[str] | dict[str, "Served"]) -> Path | None:
-    """The page that a browser gets at /."""
+def page_of(models: Mapping[str, "Served"]) -> Path | None:
+    """The page that a browser gets at /: that of the first model whose task has one."""
+    from tokenturing.train.recipe import task_of
+
+    for served in models.values():
+        try:
+            task = task_of(served.runtime)
+        except OptionError:
+            continue
+        if served.media and (page := getattr(task, "page", None)):
+            return page
     return None
 
 
