@@ -7,6 +7,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -57,7 +58,10 @@ class Browser:
             port = until(lambda: _port(folder), "Chromium to start")
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
                 pages = [target for target in json.load(answer) if target["type"] == "page"]
-            self._socket = connect(pages[0]["webSocketDebuggerUrl"], max_size=2**26, compression=None)
+            self._closing = ExitStack()
+            self._socket = self._closing.enter_context(
+                connect(pages[0]["webSocketDebuggerUrl"], max_size=2**26, compression=None)
+            )
         except BaseException:
             self._process.kill()
             raise
@@ -71,7 +75,7 @@ class Browser:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._socket.close()
+        self._closing.close()
         self._process.terminate()
         try:
             self._process.wait(5)

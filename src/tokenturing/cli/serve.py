@@ -101,8 +101,11 @@ def serve(
         if not tokens and not _is_local(host):
             print("warning: whoever reaches this port is let in: consider --token-file", file=sys.stderr)
         print(f"serving {', '.join(models)} at http://{address}/, sessions in {_without_password(store)}", flush=True)
+        if page:
+            print(f"a page to talk to it: http://{address}/", flush=True)
 
-    run(engine, listening, Access(tokens, origin, hosts), page_of(models), say_ready)
+    page = page_of(models)
+    run(engine, listening, Access(tokens, origin, hosts), page, say_ready)
 
 
 def named(text: str) -> tuple[str, str]:

@@ -1,4 +1,5 @@
 // What the model gets to hear: 1280 samples a step, 16 kHz, -1 to 1: the microphone, digits said by button, and a faint hiss.
+// The words in sounds/ were synthesised by docs/page_data.py, in a voice that no model was trained on.
 
 export const SAMPLES = 1280;
 const RATE = 16000;

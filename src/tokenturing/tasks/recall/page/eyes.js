@@ -4,10 +4,10 @@
 export const SIZE = 32;
 const CELLS = 8; // a digit is 8 x 8 pixels before it is drawn into the frame
 const FINE = 8; // dots of the drawing in each of these
-const STROKE = 1.45; // cells across a line: of those tried, the one with which drawings were recognised best
-const SHOWN = 8, GAP = 6; // steps for which a digit is shown, and without one after it
+const STROKE = 1.5; // cells across a line: of those tried, the one with which drawings were recognised best
+const SHOWN = 10, GAP = 6; // steps for which a digit is shown, and without one after it
 const BRIGHTNESS = 0.92, NOISE = 0.03;
-const SMALLEST = 11, LARGEST = 17; // pixels
+const SMALLEST = 15, LARGEST = 16.5; // pixels: those at which drawings were recognised best
 
 // A standard normal number, by Box and Muller.
 const normal = () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
@@ -50,12 +50,22 @@ export function digitOfSample(letters) {
   return { cells, size: 16, x: 16 + 2 * normal(), y: 16 + 2 * normal() };
 }
 
+// A digit at one of its steps: it drifts, grows and turns a little, as those of the training do. From one view or another a
+// drawing that is unlike them is recognised.
+function moved({ cells, size, x, y, drift }, step) {
+  const way = step / (SHOWN - 1) - 0.5;
+  const [right, down] = drift.map((pixels) => pixels * way);
+  return { cells, size: size * (1 + 0.14 * way), x: x + right, y: y + down, turn: 0.04 + 0.08 * Math.sin(4 * way) };
+}
+
 // A digit's cells into a frame, between cells by their distance.
-function drawInto(frame, { cells, size, x, y }) {
+function drawInto(frame, { cells, size, x, y, turn }) {
   const cell = (i, j) => (i < 0 || j < 0 || i >= CELLS || j >= CELLS ? 0 : cells[i * CELLS + j]);
+  const cos = Math.cos(turn) / size, sin = Math.sin(turn) / size;
   for (let row = 0; row < SIZE; row++) {
     for (let column = 0; column < SIZE; column++) {
-      const v = ((row + 0.5 - y) / size + 0.5) * CELLS - 0.5, u = ((column + 0.5 - x) / size + 0.5) * CELLS - 0.5;
+      const [right, below] = [column + 0.5 - x, row + 0.5 - y];
+      const u = (right * cos + below * sin + 0.5) * CELLS - 0.5, v = (below * cos - right * sin + 0.5) * CELLS - 0.5;
       const [i, j] = [Math.floor(v), Math.floor(u)], [down, over] = [v - i, u - j];
       const upper = cell(i, j) * (1 - over) + cell(i, j + 1) * over;
       const lower = cell(i + 1, j) * (1 - over) + cell(i + 1, j + 1) * over;
@@ -74,7 +84,7 @@ export class Eyes {
   }
 
   show(digit, done = () => {}) {
-    this._queue.push({ digit, done });
+    this._queue.push({ digit: { ...digit, drift: [2 * normal(), 2 * normal()] }, done });
   }
 
   get busy() {
@@ -92,7 +102,7 @@ export class Eyes {
     if (this._left < 0) this._left++;
     else if (this._queue.length && !this._left) this._left = SHOWN;
     if (this._left > 0) {
-      drawInto(frame, this._queue[0].digit);
+      drawInto(frame, moved(this._queue[0].digit, SHOWN - this._left));
       if (--this._left === 0) {
         this._left = -GAP;
         this._queue.shift().done();

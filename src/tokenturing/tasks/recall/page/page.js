@@ -183,6 +183,7 @@ function step() {
   const pen = active.part("frame").getContext("2d"), picture = pen.createImageData(SIZE, SIZE);
   frame.forEach((value, at) => picture.data.set([255 * value, 255 * value, 255 * value, 255], 4 * at));
   pen.putImageData(picture, 0, 0);
+  if (eyes.camera) brush.drawImage(pen.canvas, 0, 0, canvas.width, canvas.height);
 }
 
 function tick() {
@@ -205,7 +206,7 @@ function tick() {
 
 // Showing
 
-const canvas = byId("drawing"), pen = canvas.getContext("2d");
+const canvas = byId("drawing"), brush = canvas.getContext("2d");
 let lines = [], shown = 0;
 
 function point(event) {
@@ -214,12 +215,13 @@ function point(event) {
 }
 
 function redraw() {
-  pen.clearRect(0, 0, canvas.width, canvas.height);
-  Object.assign(pen, { lineWidth: 26, lineCap: "round", lineJoin: "round", strokeStyle: "#fff" });
+  brush.imageSmoothingEnabled = false;
+  brush.clearRect(0, 0, canvas.width, canvas.height);
+  Object.assign(brush, { lineWidth: 26, lineCap: "round", lineJoin: "round", strokeStyle: "#fff" });
   for (const line of lines) {
-    pen.beginPath();
-    for (const [x, y] of [line[0], ...line]) pen.lineTo(x * canvas.width, y * canvas.height);
-    pen.stroke();
+    brush.beginPath();
+    for (const [x, y] of [line[0], ...line]) brush.lineTo(x * canvas.width, y * canvas.height);
+    brush.stroke();
   }
   byId("show-now").disabled = byId("wipe").disabled = !lines.length;
 }
@@ -237,11 +239,21 @@ function showDrawing() {
   if (!lines.length || canvas.dataset.state === "showing") return;
   canvas.dataset.state = "showing";
   byId("drawing-note").textContent = "It looks at this";
-  eyes.show(digitOf(lines), () => canvas.dataset.state === "showing" && wipe("Wiped. Draw the next one, or ask"));
+  const began = active?.steps;
+  eyes.show(digitOf(lines), () => {
+    if (canvas.dataset.state === "showing") wipe("Wiped. Draw the next one, or ask");
+    setTimeout(() => active && tellSight(active, began), 4 * STEP);
+  });
+}
+
+function tellSight(panel, began) {
+  const seen = panel.noticed.find(({ sense, step }) => sense === "sees" && step > began);
+  if (canvas.dataset.state !== "empty") return;
+  byId("drawing-note").textContent = seen ? `Seen: ${seen.what}. Draw the next one, or ask` : "It was not sure. Draw it once more?";
 }
 
 canvas.onpointerdown = (event) => {
-  if (!event.isPrimary || event.button) return;
+  if (!event.isPrimary || event.button || eyes.camera) return;
   event.preventDefault();
   canvas.setPointerCapture(event.pointerId);
   if (canvas.dataset.state === "showing") wipe();
@@ -286,9 +298,9 @@ for (let digit = 0; digit < 10; digit++) {
 
 function pictureOf(letters) {
   const picture = Object.assign(document.createElement("canvas"), { width: 8, height: 8 });
-  const brush = picture.getContext("2d"), pixels = brush.createImageData(8, 8);
+  const pen = picture.getContext("2d"), pixels = pen.createImageData(8, 8);
   [...letters].forEach((letter, at) => pixels.data.set([255, 255, 255, (255 * (letter.charCodeAt(0) - 97)) / 16], 4 * at));
-  brush.putImageData(pixels, 0, 0);
+  pen.putImageData(pixels, 0, 0);
   return picture;
 }
 
@@ -337,7 +349,7 @@ function source(what, sense, opened) {
 
 source("camera", eyes, (on) => {
   byId("dark-row").hidden = !on;
-  wipe(on ? "It looks through the camera: see below what it gets" : undefined);
+  wipe(on ? "It looks through the camera" : undefined);
 });
 source("microphone", ears, () => {});
 byId("dark").onchange = () => (eyes.dark = byId("dark").checked);
