@@ -13,9 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from browser import Browser, chromium, until
 
+from tokenturing.checkpoint import load
 from tokenturing.cli.serve import load_served, page_of
+from tokenturing.evaluate.trace import machine_of, trace_step
 from tokenturing.tasks.recall.task import Recall
 
 PAGE = Recall.page
@@ -221,14 +224,29 @@ def test_steps_tell_what_they_did_to_the_memory() -> None:
     ages = []
     for _ in range(12):
         (outcome,) = served.step([stream], [{"frame": frame.tolist()}])
-        written, age = (outcome.outputs[name] for name in ("written", "age"))
-        assert written.shape == age.shape == [20]
-        shares = np.frombuffer(written.data, written.dtype)
-        ages.append(np.frombuffer(age.data, age.dtype))
-        assert ((shares >= 0) & (shares <= 1)).all()
-        assert (shares[ages[-1] == 0] > 0.5).all(), "what was written anew has changed"
+        parts = (outcome.outputs[name] for name in ("written", "read", "age"))
+        written, read, age = (np.frombuffer(part.data, part.dtype) for part in parts)
+        assert len(written) == len(read) == len(age) == 20
+        assert ((written >= 0) & (written <= 1) & (read >= 0) & (read <= 1)).all()
+        assert ((written >= 0.5) == (age == 0)).all()
+        ages.append(age)
     assert (ages[-1] == ages[-2] + 1).all(), "nothing is written while nothing happens"
     assert page_of({"recall": served}) == PAGE
+
+
+def test_what_is_watched_is_what_a_step_does() -> None:
+    torch.manual_seed(0)
+    memory = machine_of(load("recall-ttm").eval().memory)
+    x, mask, state = torch.randn(1, 3, memory.width), torch.ones(1, 3, dtype=torch.bool), memory.initial_state(1)
+    with torch.no_grad():
+        for _ in range(4):
+            y, after, watched = memory.step_and_watch(x, state, mask)
+            plain, following = memory.step(x, state, token_mask=mask)
+            assert all(torch.equal(one, other) for one, other in zip((y, *after), (plain, *following), strict=True))
+            trace = trace_step(memory, x, state, mask)[2]
+            np.testing.assert_allclose(watched["written"][0], trace.gate, atol=1e-6)
+            np.testing.assert_allclose(watched["read"][0], trace.read[:, : memory.memory_tokens].max(0), atol=1e-6)
+            state = after
 
 
 def test_the_page_is_whole_and_needs_nothing_from_elsewhere() -> None:

@@ -36,7 +36,7 @@ def _noted(runtime: Runtime, model: nn.Module) -> Runtime:
     return runtime
 
 
-FORM = 2
+FORM = 3
 """of what is exported; more by one whenever the same model is to be exported anew"""
 
 

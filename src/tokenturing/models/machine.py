@@ -16,6 +16,7 @@ from tokenturing.memory.write import build_write
 from tokenturing.models.cell import Cell, LookingBackState, MachineState
 from tokenturing.models.contract import RecurrentModel
 from tokenturing.models.look_back import look_back as look_back_over
+from tokenturing.models.scan import prepare_one
 from tokenturing.processors import build_processor
 
 
@@ -135,6 +136,16 @@ class TokenTuringMachine(RecurrentModel):
             return self.cell.prepare(x, token_mask), {}
         past, after = look_back_over(Past(state.recent, state.quiet), self.never, x, reset, active)
         return self.cell.prepare(x, token_mask, past), after._asdict()
+
+    def step_and_watch(self, x: Tensor, state: Any, token_mask: Tensor | None) -> tuple[Tensor, Any, dict[str, Tensor]]:
+        """A step as `step` makes it, and what it did to each slot [B, M]: "read", the most that any read token took of it, and
+        of a write with gates "written", how much of it was replaced."""
+        prepared, known = prepare_one(self, x, token_mask, state)
+        y, following, gate = self.cell(prepared, state)
+        read = self.cell.read
+        weights = read.weights([read.encode(self.cell.slots(state).tokens), prepared.read])[:, : self.memory_tokens]
+        watched = {"read": weights.unflatten(-1, (read.heads, -1)).mean(-2).amax(-1)}
+        return y, following._replace(**known), watched if gate is None else watched | {"written": gate.squeeze(-1)}
 
     def advance(self, prepared: Any, state: Any) -> tuple[Tensor, Any]:
         y, following, _ = self.cell(prepared, state)

@@ -59,7 +59,8 @@ export class Panel {
       shares[sense] = toArray(outputs[name]);
       drawBars(this.bars[name], shares[sense]);
     }
-    if (outputs.written && outputs.age) this.slots.step(steps, events, toArray(outputs.written), toArray(outputs.age), shares);
+    const memory = ["written", "read", "age"].filter((name) => outputs[name]).map((name) => [name, toArray(outputs[name])]);
+    if (outputs.written && outputs.age) this.slots.step(steps, events, shares, Object.fromEntries(memory));
     this.show();
     return events;
   }
@@ -91,11 +92,11 @@ export class Panel {
   }
 
   _showSlots() {
-    const { held, written, age } = this.slots;
+    const { held, written, read, age } = this.slots;
     const grid = this.part("slots");
     while (this.cells.length < held.length) {
       const cell = document.createElement("li");
-      cell.innerHTML = "<b></b><small></small>";
+      cell.innerHTML = "<b></b><small></small><i></i>";
       this.cells.push(grid.appendChild(cell));
     }
     this.cells.forEach((cell, slot) => {
@@ -103,6 +104,7 @@ export class Panel {
       const was = event ? `${event.doubt ? "perhaps " : ""}${SENSES[event.sense].was} ${event.what}` : "nothing that was noticed";
       this.light[slot] = Math.max(written[slot] ?? 0, (this.light[slot] ?? 0) * FADING);
       cell.style.setProperty("--light", this.light[slot] < 0.03 ? 0 : this.light[slot].toFixed(2));
+      cell.style.setProperty("--read", (read[slot] ?? 0).toFixed(2));
       const old = age.length ? lasting(age[slot]) : "";
       const kind = event?.sense ?? "";
       if (cell.className !== kind) cell.className = kind;

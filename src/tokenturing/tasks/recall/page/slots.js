@@ -10,6 +10,7 @@ export class Slots {
     this.held = held; // for each slot null (nothing that one could tell) or {sense, what, step, doubt}
     this.event = event; // the last one
     this.written = [];
+    this.read = [];
     this.age = age;
   }
 
@@ -17,10 +18,10 @@ export class Slots {
     return { held: this.held, event: this.event, age: this.age };
   }
 
-  // What a step did: its number, what was noticed in it, for each slot how much was written and its age, and the digits' shares
-  // by sense.
-  step(number, events, written, age, shares) {
-    [this.written, this.age] = [written, age];
+  // What a step did: its number, what was noticed in it, the digits' shares by sense, and for each slot how much was written, how
+  // much was read, and its age.
+  step(number, events, shares, { written, read = [], age }) {
+    Object.assign(this, { written, read, age });
     while (this.held.length < age.length) this.held.push(null);
     const current = this.event && number - this.event.step <= AFTER ? this.event : likeliest(number, shares);
     age.forEach((steps, slot) => {
