@@ -49,10 +49,7 @@ function restore() {
 
 // Connection
 
-let countdown = 0;
-
 function showStatus(state, detail) {
-  clearInterval(countdown);
   const status = byId("status");
   status.dataset.state = state;
   byId("retry").hidden = state !== "lost";
@@ -249,7 +246,7 @@ function showDrawing() {
 function tellSight(panel, began) {
   const seen = panel.noticed.find(({ sense, step }) => sense === "sees" && step > began);
   if (canvas.dataset.state !== "empty") return;
-  byId("drawing-note").textContent = seen ? `Seen: ${seen.what}. Draw the next one, or ask` : "It was not sure. Draw it once more?";
+  byId("drawing-note").textContent = seen ? `Seen: ${seen.what}. Draw the next one, or ask` : "It was not quite sure. Ask, or draw it once more";
 }
 
 canvas.onpointerdown = (event) => {

@@ -3,6 +3,7 @@
 // Where it writes something down without being sure enough to notice it, the likeliest digit of that step is held with a doubt.
 
 const BEFORE = 2, AFTER = 3; // steps around an event in which what is written is about it
+const LATE = 10; // steps after which a digit that was held with a doubt may be noticed
 const LIKELY = 0.5; // share of a digit from which on it is held with a doubt
 
 export class Slots {
@@ -30,7 +31,9 @@ export class Slots {
     for (const { sense, what } of events) {
       this.event = { sense, what, step: number };
       age.forEach((steps, slot) => {
-        if (steps <= BEFORE && number > BEFORE) this.held[slot] = this.event;
+        const guess = this.held[slot];
+        const sure = guess?.doubt && guess.sense === sense && guess.what === what && number - guess.step <= LATE;
+        if (sure || (steps <= BEFORE && number > BEFORE)) this.held[slot] = this.event;
       });
     }
   }
