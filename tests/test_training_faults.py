@@ -1,6 +1,7 @@
 """Runs that cannot go well: other weights to begin from than they began from, losses that are never finite, numpy's numbers."""
 
 import json
+from dataclasses import MISSING, dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,46 @@ def test_on_the_command_line_it_is_one_line(
     assert "the loss or its gradient was not finite" in said.err
     assert "the model is in" not in said.out
     assert not (tmp_path / "run" / "model").exists()
+
+
+# --- what a recipe may set
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: Any
+
+
+class Open:
+    """A task whose Config a test sets."""
+
+    Config: Any = None
+
+
+def test_fields_of_a_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = field(default=None)
+    for name, kind, default, message in (
+        ("size", int, MISSING, "has the field 'size' without a default: expected a number, a text"),
+        ("size", Any, none, "has size=None for a default, a NoneType: expected"),
+        ("inner", Inner, field(default=Inner([])), r"in 'inner', has size=\[\] for a default, a list"),
+    ):
+        parts = (name, kind) if default is MISSING else (name, kind, default)
+        monkeypatch.setattr(Open, "Config", make_dataclass("Config", [parts], frozen=True))
+        with pytest.raises(OptionError, match=message):
+            parse_recipe({"task": f"{__name__}:Open"})
+    monkeypatch.setattr(Open, "Config", dict)
+    with pytest.raises(OptionError, match="is no dataclass"):
+        parse_recipe({"task": f"{__name__}:Open"})
+    wanted = [
+        ("a", int, 1),
+        ("b", tuple, (1, 2.5)),
+        ("c", dict, field(default_factory=dict)),
+        ("d", bool, False),
+        ("e", tuple, ()),
+    ]
+    monkeypatch.setattr(Open, "Config", make_dataclass("Config", wanted, frozen=True))
+    options = parse_recipe({"task": f"{__name__}:Open", "b": [3, 4], "c": {"x": 1}, "e": ["text"], "f": {"size": 4}}).options
+    assert (options.b, options.c, options.e, options.f) == ((3, 4.0), {"x": 1}, ("text",), Inner(4))
 
 
 # --- numbers of numpy and torch
