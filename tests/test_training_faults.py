@@ -158,6 +158,7 @@ def test_fields_of_a_config(monkeypatch: pytest.MonkeyPatch) -> None:
         ("c", dict, field(default_factory=dict)),
         ("d", bool, False),
         ("e", tuple, ()),
+        ("f", Inner, Inner(3)),
     ]
     monkeypatch.setattr(Open, "Config", make_dataclass("Config", wanted, frozen=True))
     options = parse_recipe({"task": f"{__name__}:Open", "b": [3, 4], "c": {"x": 1}, "e": ["text"], "f": {"size": 4}}).options
