@@ -132,11 +132,11 @@ class Schedule:
     Args:
         asked: in the order of their times.
         every: seconds; 0: no rotation.
-        rotation: the questions asked in turn.
+        rotation: the questions asked in turn; without any there are none to ask.
     """
 
     def __init__(self, asked: Sequence[Due], every: float, rotation: Sequence[str]):
-        self.waiting, self.every, self.rotation, self.turn = list(asked), every, rotation, 0
+        self.waiting, self.every, self.rotation, self.turn = list(asked), every if rotation else 0.0, rotation, 0
 
     def skip(self, until: float) -> None:
         """The time before `until` is past: what was to be asked then is not asked any more."""
