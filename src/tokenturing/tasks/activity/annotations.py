@@ -1,4 +1,4 @@
-"""Who did what when, as it is found: Charades CSV, ActivityNet JSON, arrays by frame, folders of npz. All that is odd is counted."""
+"""Who did what when, as it is found: Charades CSV, ActivityNet JSON, arrays by frame, folders of npz; what is odd is counted."""
 
 import csv
 import json
