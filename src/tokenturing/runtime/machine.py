@@ -35,7 +35,7 @@ def load(folder: str | Path, *, threads: int | None = None) -> "Runtime":
     if threads is not None:
         threads = whole("threads", threads, 1)
     folder = Path(folder)
-    description = _described(folder)
+    description = described(folder)
     initial = _initial_state(folder / INITIAL, list(description["state"]))
     engine = open_engine(folder / GRAPH, description.get("precision", ""), threads)
     if set(engine.inputs) - {*initial, *(part["name"] for part in description["inputs"])}:
@@ -249,7 +249,12 @@ def _said(leaf: Any) -> str:
     return f"{leaf[0]} {leaf[1]} [B, {', '.join(map(str, leaf[2]))}]" if leaf else "no more leaves"
 
 
-def _described(folder: Path) -> dict[str, Any]:
+def described(folder: Path) -> dict[str, Any]:
+    """What an export says of itself.
+
+    Raises:
+        CheckpointError: the folder is none, or of a newer version.
+    """
     content = read_json(folder / DESCRIPTION, "tokenturing export")
     version = content.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
