@@ -1,8 +1,10 @@
 """Each example runs as a user would run it, and fits on a page."""
 
 import os
+import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,15 @@ def test_stream_a_file():
     said = run("04_stream_a_file.py", "--seconds", "10", needs="recall-ttm")
     assert "seen 1 last?" in said
     assert "bytes, however long" in said
+
+
+def test_serve_on_ray():
+    if find_spec("ray") is None:
+        pytest.skip("ray is not installed: pip install 'tokenturing[ray]'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert "2 replicas served one session; equal: True" in run("05_serve_on_ray.py", "--port", str(port))
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

@@ -15,7 +15,8 @@ from tokenturing.extras import EXTRAS, WITHOUT_TORCH, require
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-FOR_DEVELOPERS = {"all", "dev", "docs", "peers"}
+NOT_ASKED_FOR = {"all", "dev", "docs", "peers", "ray"}
+"""by anything in the package"""
 
 
 def package(requirement: str) -> str:
@@ -29,7 +30,7 @@ def hide(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
 
 def test_the_table_is_that_of_the_package() -> None:
     declared = PROJECT["optional-dependencies"]
-    assert EXTRAS.keys() == declared.keys() - FOR_DEVELOPERS
+    assert EXTRAS.keys() == declared.keys() - NOT_ASKED_FOR
     for extra, packages in EXTRAS.items():
         others = [package(one) for one in declared[extra] if not one.startswith("tokenturing[")]
         assert others == list(packages), extra
@@ -88,6 +89,24 @@ def run(hidden: list[str], code: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("name", ["TokenTuringMachine", "load", "state", "baselines"])
 def test_a_model_without_torch_says_what_to_install(name: str) -> None:
     ran = run(["torch"], f"import tokenturing as tt; tt.runtime.load; tt.{name}")
+    last = ran.stderr.strip().splitlines()[-1]
+    assert last.endswith("MissingExtraError: torch is not installed; install it with: pip install 'tokenturing[torch]'")
+
+
+BLOCKED = """
+import importlib.abc, sys
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@pytest.mark.parametrize("module", ["tokenturing.export", "tokenturing.export.onnx", "tokenturing.export.cache"])
+@pytest.mark.parametrize("hidden", [BLOCKED, WITHOUT.format(hidden=["torch"])], ids=["not found", "hidden"])
+def test_modules_that_need_torch_say_so(module: str, hidden: str) -> None:
+    ran = subprocess.run([sys.executable, "-c", hidden + f"import {module}"], capture_output=True, text=True)
     last = ran.stderr.strip().splitlines()[-1]
     assert last.endswith("MissingExtraError: torch is not installed; install it with: pip install 'tokenturing[torch]'")
 

@@ -94,7 +94,10 @@ def serve(
             raise OptionError(f"two models are called {name!r}: write one as NAME={place}")
         models[name] = load_served(name, place, exact=exact, threads=threads)
     listening = bind(host, port)
-    engine = Engine(models, open_store(store, window), limits)
+    sessions = open_store(store, window)
+    if limits.interval is None and getattr(sessions, "on_disk", lambda: True)() is False:
+        print("warning: this Redis may lose what it has acknowledged: set appendonly yes, appendfsync always", file=sys.stderr)
+    engine = Engine(models, sessions, limits)
     address = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
 
     def say_ready() -> None:
@@ -166,7 +169,7 @@ def read_tokens(file: Path) -> list[str]:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeError) as error:
         raise OptionError(f"--token-file {file} cannot be read ({error})") from error
-    if os.name != "nt" and file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IXGRP & 0o077:
+    if os.name != "nt" and file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise OptionError(f"--token-file {file} may be read by others: chmod 600 {file}")
     tokens = [line for line in lines if line and not line.startswith("#")]
     if not tokens or min(map(len, tokens)) < SHORTEST_TOKEN:

@@ -47,6 +47,8 @@ class AsyncClient:
 
     models: list[say.Model]
     """what the server has"""
+    worker: str
+    """the name of the server process"""
 
     def __init__(self, url: str, token: str | None, reconnect: float):
         parts = urlsplit(url)
@@ -145,7 +147,8 @@ class AsyncClient:
         welcome = say.decode_reply(await self._socket.recv())
         if not isinstance(welcome, say.Welcome) or welcome.version != say.VERSION:
             raise ServerError("version", f"{self.url} speaks another version: expected {say.VERSION}")
-        self.models, self.window, self.durable = welcome.models, welcome.window, welcome.durability == "step"
+        self.models, self.window, self.worker = welcome.models, welcome.window, welcome.worker
+        self.durable = welcome.durability == "step"
         self._connected.set()
         if self._reader is None:
             self._reader = asyncio.create_task(self._read())

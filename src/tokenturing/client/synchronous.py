@@ -72,6 +72,11 @@ class Client:
         """What the server has."""
         return self._client.models
 
+    @property
+    def worker(self) -> str:
+        """The name of the server process."""
+        return self._client.worker
+
     def close(self) -> None:
         """Let go of the connection; sessions stay on the server."""
         if self._loop._thread.is_alive():

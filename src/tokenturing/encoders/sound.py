@@ -10,6 +10,7 @@ The package's own streaming class gives the same vectors 90 ms later, which is h
 import ctypes
 import os
 import threading
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -127,6 +128,12 @@ class SpeechEmbedding:
         network = self._one_window if len(frames) == WINDOW_FRAMES else self._many_windows
         with self._lock:
             return network.run(frames[None, :, :, None]).reshape(-1, EMBEDDING_WIDTH)
+
+
+@cache
+def shared_embedding() -> SpeechEmbedding:
+    """The one of this process, for all streams that are heard side by side."""
+    return SpeechEmbedding()
 
 
 class _Network:

@@ -62,7 +62,7 @@ class Connection:
         """Until the client goes, or must go."""
         limits = self.engine.limits
         models = [served.about() for served in self.engine.models.values()]
-        welcome = say.Welcome(say.VERSION, models, limits.window, limits.durability, limits.message_bytes)
+        welcome = say.Welcome(say.VERSION, models, limits.window, limits.durability, limits.message_bytes, self.engine.worker)
         self._put(say.encode(welcome, text=True).decode())
         writer = asyncio.create_task(self._write())
         reader = asyncio.create_task(self._read())

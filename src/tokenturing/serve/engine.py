@@ -28,7 +28,7 @@ from tokenturing.serve.limits import Limits
 from tokenturing.serve.messages import Message, ProtocolError
 from tokenturing.serve.metrics import Metrics
 from tokenturing.serve.served import Served, Stream, dump
-from tokenturing.serve.store import Change, MarkBytes, Record, Store, StoreError, pack, unpack_mark
+from tokenturing.serve.store import FIRST, Change, MarkBytes, Record, Store, StoreError, pack, unpack_mark
 
 Result = TypeVar("Result")
 
@@ -109,6 +109,7 @@ class Engine:
         """seats with a stream, the least recently used first"""
         self._ready: deque[Work] = deque()
         self._computed: list[Work] = []
+        self._new: list[tuple[Record, asyncio.Future[bool]]] = []
         self._dirty: dict[str, Seat] = {}
         self._store_error: StoreError | None = None
         self._compute = ThreadPoolExecutor(1, "model")
@@ -178,17 +179,23 @@ class Engine:
         name, word = session or secrets.token_urlsafe(16), secret or secrets.token_urlsafe(32)
         now = await self._in(self._read, self.store.now)
         record = Record(name, _hashed(word), served.name, served.fingerprint, kind, 0, steps, state, now)
-        fence = await self._in(self._write, self.store.create, record, self.worker)
-        if fence is None:
+        if not await self._written(record):
             if session is None or secret is None:
                 raise ProtocolError("exists", f"there is a session {name} already: attach to it, or give another id")
             if listener is None:
                 return await self.lookup(name, secret), word
             return await self.attach(say.Attach(0, name, secret), listener), word
         if listener is not None:
-            self.seats[name] = seat = Seat(record, fence, listener, served.resume(kind, state))
+            self.seats[name] = seat = Seat(record, FIRST, listener, served.resume(kind, state))
             self._touch(seat)
         return record, word
+
+    async def _written(self, record: Record) -> bool:
+        """Put a new session into the next commit; false: there is one of that id."""
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._new.append((record, done))
+        self._commit_wake.set()
+        return await done
 
     async def attach(self, message: say.Attach, listener: Listener) -> Record:
         """Hold a session that is there."""
@@ -262,7 +269,7 @@ class Engine:
         served = self.models[record.model]
 
         def written() -> bytes:
-            return to_file(served.resume(record.kind, record.state), served, record.kind, record.steps)
+            return to_file(served.resume(record.kind, record.state), served, record.steps)
 
         return await self._in(self._compute, written)
 
@@ -351,7 +358,7 @@ class Engine:
                 work.reply = opened(message.request, record, secret)
             elif isinstance(message, say.Export):
                 stream, served = seat.stream, self.models[seat.record.model]
-                data = await self._in(self._compute, to_file, stream, served, seat.record.kind, seat.record.steps)
+                data = await self._in(self._compute, to_file, stream, served, seat.record.steps)
                 work.reply = say.Exported(message.request, seat.record.session, seat.record.seq, data)
         except (TokenTuringError, StoreError) as error:
             work.reply = _error(error, message)
@@ -523,30 +530,39 @@ class Engine:
             await self._commit_wake.wait()
             self._commit_wake.clear()
             works, self._computed = self._computed, []
+            new, self._new = self._new, []
             for work in works:
                 assert work.reply is not None
                 assert work.record is not None
                 work.encoded = work.encoded or say.encode(work.reply)
             if self.limits.interval is None:
-                await self._commit_now(works)
+                await self._commit_now(works, new)
             else:
+                if new:
+                    await self._commit_now([], new)
                 await self._room.wait()
                 for work in works:
                     self._acknowledge(work)
                     self._make_dirty(work)
 
-    async def _commit_now(self, works: Sequence[Work]) -> None:
+    async def _commit_now(self, works: Sequence[Work], new: Sequence[tuple[Record, asyncio.Future[bool]]]) -> None:
         changes = [
             Change(work.record, ((work.record.seq, work.encoded),), work.marks, work.seat.fence) for work in works if work.record
         ]
         try:
-            lost = set(await self._put(changes))
+            lost = set(await self._put(changes, [record for record, _ in new]))
         except StoreError as error:
+            for _, done in new:
+                if not done.done():
+                    done.set_exception(error)
             for work in works:
                 self._put_to_sleep(work.seat)
                 work.reply, work.encoded = _error(error, work.job.message), b""
                 self._finish(work)
             return
+        for record, done in new:
+            if not done.done():
+                done.set_result(record.session not in lost)
         for work in works:
             if work.seat.record.session in lost:
                 work.reply, work.encoded = _error(self._moved(work.seat), work.job.message), b""
@@ -562,9 +578,9 @@ class Engine:
             self.metrics.latency.observe(time.monotonic() - work.job.arrived)
         self._finish(work)
 
-    async def _put(self, changes: Sequence[Change]) -> list[str]:
+    async def _put(self, changes: Sequence[Change], new: Sequence[Record] = ()) -> list[str]:
         began = time.monotonic()
-        lost = await self._in(self._write, self.store.put, changes)
+        lost = await self._in(self._write, self.store.put, changes, new, self.worker)
         self.metrics.commit.observe(time.monotonic() - began)
         return lost
 

@@ -10,10 +10,10 @@ from tokenturing.serve.served import Served, Stream
 KIND = "a session that was exported"
 
 
-def to_file(stream: Stream, served: Served, kind: str, steps: int) -> bytes:
+def to_file(stream: Stream, served: Served, steps: int) -> bytes:
     """The bytes of the file."""
     tensors = {name: torch.from_numpy(part.copy()) for name, part in stream.snapshot().items()}
-    return pack(tensors, _metadata(stream, served) | {"steps": str(steps), "stream": kind}, checksum="crc32")
+    return pack(tensors, _metadata(stream, served) | {"steps": str(steps)}, checksum="crc32")
 
 
 def from_file(data: bytes, served: Served) -> tuple[Stream, str, int]:

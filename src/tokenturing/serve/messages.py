@@ -192,6 +192,8 @@ class Welcome(Message, frozen=True):
     durability: str
     largest: int
     """bytes of a message"""
+    worker: str = ""
+    """the name of the server process"""
 
 
 class Opened(Message, frozen=True):

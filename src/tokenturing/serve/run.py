@@ -1,9 +1,9 @@
 """One server process: bind, serve, drain."""
 
-import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -70,7 +70,16 @@ class _Server(uvicorn.Server):
         if self.started:
             self._ready()
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Unlike uvicorn's own, which lets the signal kill the process once all is done, with an exit code as of a failure."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
     def handle_exit(self, sig: int, frame: object) -> None:
         self._engine.draining = True
-        logging.getLogger(__name__).info("ending after signal %s", signal.Signals(sig).name)
         super().handle_exit(sig, frame)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from tokenturing.serve.store import LONGEST_TICK, Change, Claim, Record, StoreError, pack, unpack_record
+from tokenturing.serve.store import FIRST, LONGEST_TICK, Change, Claim, Record, StoreError, pack, unpack_record
 
 Result = TypeVar("Result")
 
@@ -59,21 +59,12 @@ class SqliteStore:
         self._connection().executescript(TABLES)
         self._connection().execute(f"PRAGMA user_version = {FORM}")
 
-    def create(self, record: Record, worker: str) -> int | None:
-        about, state = _split(record)
-        with self._transaction() as connection:
-            made = connection.execute(
-                "INSERT OR IGNORE INTO sessions SELECT ?, 1, ?, seconds, seconds, ?, ? FROM clock",
-                (record.session, worker, about, state),
-            )
-            return 1 if made.rowcount else None
-
     def get(self, session: str) -> Record | None:
         row = self._read("SELECT about, state, created FROM sessions WHERE id = ?", session)
         return None if row is None else _join(*row)
 
     def claim(self, session: str, worker: str) -> Claim | None:
-        with self._transaction() as connection:
+        with self._transaction(durable=False) as connection:
             connection.execute(
                 "UPDATE sessions SET fence = fence + (worker <> ?), worker = ?, used = (SELECT seconds FROM clock) WHERE id = ?",
                 (worker, worker, session),
@@ -81,10 +72,15 @@ class SqliteStore:
             row = connection.execute("SELECT about, state, created, fence FROM sessions WHERE id = ?", (session,)).fetchone()
         return None if row is None else Claim(_join(*row[:3]), row[3])
 
-    def put(self, changes: Sequence[Change]) -> list[str]:
+    def put(self, changes: Sequence[Change], new: Sequence[Record] = (), worker: str = "") -> list[str]:
         lost = []
         with self._transaction() as connection:
             (now,) = connection.execute("SELECT seconds FROM clock").fetchone()
+            for record in new:
+                about, state = _split(record)
+                values = (record.session, FIRST, worker, now, now, about, state)
+                if not connection.execute("INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)", values).rowcount:
+                    lost.append(record.session)
             for change in changes:
                 record = change.record
                 about, state = _split(record)
@@ -122,7 +118,7 @@ class SqliteStore:
 
     def expire(self, idle: float | None, total: float | None) -> list[str]:
         wall = time.time()
-        with self._transaction() as connection:
+        with self._transaction(durable=False) as connection:
             connection.execute(
                 "UPDATE clock SET seconds = seconds + min(max(? - wall, 0), ?) * (wall > 0), wall = ?",
                 (wall, LONGEST_TICK, wall),
@@ -155,7 +151,7 @@ class SqliteStore:
         """One for each thread."""
         if not hasattr(self._local, "connection"):
             connection = _translated(self.path, lambda: self._open())
-            self._local.connection = connection
+            self._local.connection, self._local.durable = connection, True
         return self._local.connection
 
     def _open(self) -> sqlite3.Connection:
@@ -167,8 +163,12 @@ class SqliteStore:
         return connection
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """All or nothing. One that is not durable may be lost when the power goes, with all processes; it waits for no disk."""
         connection = self._connection()
+        if durable is not self._local.durable:
+            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._local.durable = durable
         _translated(self.path, lambda: connection.execute("BEGIN IMMEDIATE"))
         try:
             yield connection

@@ -8,6 +8,8 @@ from msgspec import Struct
 
 from tokenturing.errors import OptionError, TokenTuringError
 
+FIRST = 1
+"""the fence of a new session"""
 LONGEST_TICK = 5.0
 """seconds that the store's clock goes on by at most between two ticks, however the computer's jumps"""
 
@@ -56,10 +58,6 @@ class Claim(Struct, frozen=True):
 class Store(Protocol):
     """Every method may be called from any thread, and raises a StoreError where the store is full, locked or away."""
 
-    def create(self, record: Record, worker: str) -> int | None:
-        """Keep a new session -> its fence; None: there is one of that id."""
-        ...
-
     def get(self, session: str) -> Record | None:
         """A session as it was last written."""
         ...
@@ -68,8 +66,14 @@ class Store(Protocol):
         """The session, which from now on only this worker can write."""
         ...
 
-    def put(self, changes: Sequence[Change]) -> list[str]:
-        """Write all in one transaction -> the sessions that were left out since another worker claimed, or nobody has, them."""
+    def put(self, changes: Sequence[Change], new: Sequence[Record] = (), worker: str = "") -> list[str]:
+        """Write all in one transaction -> the sessions that were left out.
+
+        Args:
+            changes: are left out where another worker has claimed the session, or it is not there any more.
+            new: sessions, held by `worker` with the fence `FIRST`; are left out where there is one of that id.
+            worker: whose the new ones are.
+        """
         ...
 
     def reply(self, session: str, seq: int, window: int) -> bytes | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenturing.encoders.sound import SpeechEmbedding
+from tokenturing.encoders.sound import shared_embedding
 from tokenturing.errors import OptionError, choose
 from tokenturing.media.clock import STEP_SECONDS
 from tokenturing.media.steps import MediaStep
@@ -95,7 +95,7 @@ class RecallSession:
     def __init__(self, model: Runtime, hears: bool):
         check_inputs(model)
         self.model = model
-        self.embedding = SpeechEmbedding() if hears else None
+        self.embedding = shared_embedding() if hears else None
         self.sound_state = self.embedding.initial_state() if self.embedding else None
         self.state = model.initial_state(1)
         self.before = self.state
