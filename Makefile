@@ -1,4 +1,5 @@
 # make demo    set up, train a small model, watch it remember, write runs/demo/report.html
+# make page    set up and serve a page in which you can draw, speak and ask; sessions are kept in runs/page.db
 # make test    set up and run the tests; ARGS="tests/test_docs.py -x" passes arguments on to pytest
 # make lint    ruff, its formatter and mypy
 # make wheel   dist/*.whl
@@ -20,11 +21,18 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 export MALLOC_MMAP_THRESHOLD_ := 4000000000
 export MALLOC_TRIM_THRESHOLD_ := 8000000000
 
-.PHONY: demo test lint wheel results setup again
+.PHONY: demo page test lint wheel results setup again
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
 	@$(BIN)/tokenturing demo
+
+# The page's key to its memory belongs to the address, so the port is the same each time unless somebody else has it.
+PAGE_PORT = $(shell $(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", 8080))' 2> /dev/null && echo 8080 || echo 0)
+
+page: $(READY)
+	@mkdir -p runs
+	@$(BIN)/tokenturing serve recall-ttm --store sqlite:runs/page.db --port $(PAGE_PORT)
 
 test: $(READY)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 $(ARGS)

@@ -25,6 +25,7 @@ from tokenturing.baselines.min_gru import recur
 from tokenturing.errors import OptionError
 from tokenturing.models.contract import RecurrentModel
 from tokenturing.models.scan import step_by_step, without_absent
+from tokenturing.testing.trees import pad
 
 B, T, N, D, R, W = 3, 9, 3, 16, 2, 4
 COMMON = {"input_tokens": N, "read_tokens": R}
@@ -60,7 +61,7 @@ def flags(probability: float, *shape: int, seed: int = 2) -> Tensor:
 def assert_same(a, b, tolerance: float = 1e-5) -> None:
     """Equal states, growing leaves compared up to columns of zeros."""
     for (name, left), (_, right) in zip(states.leaves(a), states.leaves(b), strict=True):
-        padded = states._pad([left, right])
+        padded = pad([left, right])
         torch.testing.assert_close(padded[0], padded[1], rtol=tolerance, atol=tolerance, msg=name)
 
 

@@ -93,6 +93,24 @@ def test_a_model_without_torch_says_what_to_install(name: str) -> None:
     assert last.endswith("MissingExtraError: torch is not installed; install it with: pip install 'tokenturing[torch]'")
 
 
+BLOCKED = """
+import importlib.abc, sys
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@pytest.mark.parametrize("module", ["tokenturing.export", "tokenturing.export.onnx", "tokenturing.export.cache"])
+@pytest.mark.parametrize("hidden", [BLOCKED, WITHOUT.format(hidden=["torch"])], ids=["not found", "hidden"])
+def test_modules_that_need_torch_say_so(module: str, hidden: str) -> None:
+    ran = subprocess.run([sys.executable, "-c", hidden + f"import {module}"], capture_output=True, text=True)
+    last = ran.stderr.strip().splitlines()[-1]
+    assert last.endswith("MissingExtraError: torch is not installed; install it with: pip install 'tokenturing[torch]'")
+
+
 @pytest.mark.parametrize(
     ("hidden", "arguments", "said"),
     [

@@ -171,6 +171,12 @@ def test_it_is_saved_every_so_often(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         kept.advance()
 
 
+def test_a_session_may_have_nothing_to_ask_in_turn() -> None:
+    schedule = Schedule([Due(1.0, "a")], 2.0, ())
+    schedule.skip(0.5)
+    assert schedule.due(10.0) == ["a"]
+
+
 def test_questions_of_the_past_are_not_asked(capsys: pytest.CaptureFixture[str]) -> None:
     whole, gone_on = (Schedule([Due(1.0, "a"), Due(5.0, "b")], 2.0, ["x", "y", "z"]) for _ in range(2))
     times = [0.08 * step for step in range(1, 126)]

@@ -172,6 +172,19 @@ def test_a_file_behind_an_address(recording: Path, tmp_path: Path) -> None:
                 assert same(list(media), list(open_media(local)))
 
 
+@pytest.mark.parametrize("stated", [True, False])
+def test_an_mp4_with_its_index_at_the_end_is_to_be_fetched_whole(stated: bool, tmp_path: Path) -> None:
+    content = film(tmp_path / "film.mp4", 20.0).read_bytes()
+    assert content.index(b"mdat") < content.index(b"moov")
+    with (
+        served(lambda number, path: (content, stated)) as address,
+        open_media(f"{address}/film.mp4", reconnect=0) as media,
+        pytest.raises(MediaError, match=r"breaks off at 0\.00 s.*fetch the whole file.*fast start"),
+    ):
+        list(media)
+    assert len(list(open_media(tmp_path / "film.mp4"))) > 200, "the control"
+
+
 def test_an_endless_stream_is_reached_again(recording: Path) -> None:
     content = recording.read_bytes()
     with (

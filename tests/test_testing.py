@@ -233,6 +233,7 @@ def test_report_without_raising() -> None:
         "a row alone = among strangers",
         "a reset restarts exactly its rows",
         "an inactive row keeps its state to the bit",
+        "a reset in an inactive step counts",
         "inactive steps are as if they were not there",
     }
     assert str(report).startswith("FAILED   a row alone = among strangers: row 0 differs")

@@ -45,4 +45,7 @@ def require(*extras: str) -> None:
 
 
 def _is_there(package: str) -> bool:
-    return importlib.util.find_spec(MODULES.get(package, package)) is not None
+    try:
+        return importlib.util.find_spec(MODULES.get(package, package)) is not None
+    except (ModuleNotFoundError, ValueError):  # it is hidden, as programs do that test without it
+        return False

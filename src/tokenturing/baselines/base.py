@@ -5,8 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from tokenturing.baselines.embedding import StepEmbedding
-from tokenturing.errors import OptionError
 from tokenturing.models.contract import RecurrentModel
+from tokenturing.models.numbers import check_real, check_whole
 
 NUMBERS = ("width", "layers", "heads", "hidden", "window", "state_tokens", "nearest", "input_tokens", "read_tokens")
 
@@ -34,12 +34,8 @@ class Baseline(RecurrentModel):
     def __init__(self, arguments: dict[str, Any]):
         super().__init__()
         self.config: dict[str, Any] = {key: value for key, value in arguments.items() if key not in ("self", "__class__")}
-        for name in NUMBERS:
-            value = self.config.get(name)
-            if value is not None and value < 1:
-                raise OptionError(f"{name}={value}: expected at least 1")
-        if not 0 <= self.config["dropout"] < 1:
-            raise OptionError(f"dropout={self.config['dropout']}: expected 0 <= dropout < 1")
+        check_whole(self.config, NUMBERS)
+        check_real("dropout", self.config["dropout"], least=0, below=1)
         self.width: int = self.config["width"]
         self.output_tokens: int = self.config["read_tokens"]
         self.input_tokens: int | None = self.config["input_tokens"]

@@ -18,7 +18,7 @@ form. One seed each.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,18 +28,38 @@ from tokenturing.baselines.history import Reach, Timeline, reach, store, trim
 from tokenturing.errors import OptionError
 from tokenturing.layers.attention import split_heads
 from tokenturing.layers.feedforward import FeedForward
+from tokenturing.state import grows, out_of_range
 
 DECAYS = (1.0, 4.0, 16.0, 64.0)
 """steps after which each kernel of near distances has fallen to 1 / e"""
 
 
+@grows("cache")
 class CacheState(NamedTuple):
-    """Keys and values of the steps a row has seen."""
+    """Keys and values of all steps a row has seen."""
 
     cache: Tensor
     """[B, S, L, 2, D]: the keys and the values of each layer; zeros where there is none"""
     steps: Tensor
     """[B] int64, of the row's history"""
+
+    def fault(self) -> str | None:
+        return out_of_range("steps", self.steps, self.cache.shape[1], "what the cache has room for")
+
+
+class RingState(NamedTuple):
+    """Keys and values of the newest steps."""
+
+    cache: Tensor
+    """[B, W, L, 2, D], that of step p in column p mod W"""
+    steps: Tensor
+    """[B] int64, of the row's history"""
+
+    def fault(self) -> str | None:
+        return out_of_range("steps", self.steps)
+
+
+Held = TypeVar("Held", CacheState, RingState)
 
 
 class View(NamedTuple):
@@ -117,15 +137,16 @@ class CausalTransformer(ChunkedBaseline):
             for _ in range(options["layers"])
         )
 
-    def initial_state(self, batch_size: int) -> CacheState:
+    def initial_state(self, batch_size: int) -> CacheState | RingState:
         like = next(self.parameters())
         cache = like.new_zeros(batch_size, self.window or 0, len(self.blocks), 2, self.width)
-        return CacheState(cache, torch.zeros(batch_size, dtype=torch.int64, device=like.device))
+        kind = RingState if self.window else CacheState
+        return kind(cache, torch.zeros(batch_size, dtype=torch.int64, device=like.device))
 
-    def trim(self, state: CacheState) -> CacheState:
-        return state if self.window else CacheState(trim(state.cache, state.steps), state.steps)
+    def trim(self, state: Held) -> Held:
+        return state if self.window else state._replace(cache=trim(state.cache, state.steps))
 
-    def view(self, state: CacheState, times: Timeline, dtype: torch.dtype) -> View:
+    def view(self, state: CacheState | RingState, times: Timeline, dtype: torch.dtype) -> View:
         """Masks and distances for one chunk."""
         reached = reach(state.steps, state.cache.shape[1], times, self.window)
         keys = times.position + 1 if self.window is None else (times.position + 1).clamp(max=self.window)
@@ -135,11 +156,11 @@ class CausalTransformer(ChunkedBaseline):
             keys.float().log().to(dtype)[:, None, :, None],
         )
 
-    def chunk(self, x: Tensor, state: CacheState, times: Timeline) -> tuple[Tensor, CacheState]:
+    def chunk(self, x: Tensor, state: Held, times: Timeline) -> tuple[Tensor, Held]:
         view = self.view(state, times, x.dtype)
         entries = []
         for layer, block in enumerate(self.blocks):
             x, entry = block(x, state.cache[:, :, layer], view)
             entries.append(entry)
         cache, steps = store(state.cache, torch.stack(entries, dim=2), state.steps, times, self.window)
-        return self.head(x), CacheState(cache, steps)
+        return self.head(x), state._replace(cache=cache, steps=steps)

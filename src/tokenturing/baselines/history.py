@@ -109,7 +109,9 @@ def trim(cache: Tensor, count: Tensor, least: int = 0) -> Tensor:
     """The cache without the columns that no row uses, but with at least `least`.
 
     It looks at the values of `count`, so it is no part of a step: a call trims the state it gets, when not
-    compiled.
+    compiled and where there are values: not on the meta device.
     """
+    if count.is_meta:
+        return cache
     longest = max(int(count.max()), least) if count.numel() else least
     return cache[:, :longest] if longest < cache.shape[1] else cache

@@ -11,8 +11,10 @@ from tokenturing.baselines.history import Timeline, reach, store, trim
 from tokenturing.layers.age import AGE_BINS, AgeScale
 from tokenturing.layers.positions import learned
 from tokenturing.processors.transformer import TransformerProcessor
+from tokenturing.state import grows, out_of_range
 
 
+@grows("entries")
 class IndexState(NamedTuple):
     """Keys and values of all steps; S is at least k, so that the k nearest can always be asked for."""
 
@@ -20,6 +22,9 @@ class IndexState(NamedTuple):
     """[B, S, 2, D]; zeros where there is none"""
     steps: Tensor
     """[B] int64, steps in the index"""
+
+    def fault(self) -> str | None:
+        return out_of_range("steps", self.steps, self.entries.shape[1], "what the index has room for")
 
 
 class Found(NamedTuple):

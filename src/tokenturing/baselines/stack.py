@@ -1,5 +1,6 @@
 """Residual layers of gated recurrence: what the LSTM and the GRU share."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from tokenturing.baselines.base import VectorBaseline
 from tokenturing.errors import OptionError
 from tokenturing.layers.linear import Linear
+from tokenturing.models.numbers import check_real
 
 
 class GatedLayer(nn.Module):
@@ -61,8 +63,8 @@ def keep_bias(hidden: int, horizon: float | None) -> Tensor:
     """
     if horizon is None:
         return torch.ones(hidden)
-    if not horizon > 2:
-        raise OptionError(f"horizon={horizon}: expected more than 2 steps, or None")
+    if not 2 < horizon < math.inf:
+        raise OptionError(f"horizon={horizon}: expected more than 2 steps and a finite number of them, or None")
     return torch.empty(hidden).uniform_(1.0, horizon - 1).log()
 
 
@@ -75,6 +77,8 @@ class Stack(VectorBaseline):
     def __init__(self, arguments: dict[str, Any]):
         super().__init__(arguments)
         options = self.config
+        if options["horizon"] is not None:
+            check_real("horizon", options["horizon"])
         self.hidden: int = options["hidden"] or self.width
         self.layers = nn.ModuleList(
             self.layer_type(self.width, self.hidden, options["dropout"]) for _ in range(options["layers"])

@@ -8,6 +8,7 @@ from torch import Tensor
 from tokenturing.baselines.base import VectorBaseline
 from tokenturing.layers.positions import learned
 from tokenturing.processors.mixer import MixerProcessor
+from tokenturing.state import out_of_range
 
 
 class RecentState(NamedTuple):
@@ -17,6 +18,9 @@ class RecentState(NamedTuple):
     """[B, W, D], the newest last; zeros where there was no step yet"""
     steps: Tensor
     """[B] int64, steps held, at most W"""
+
+    def fault(self) -> str | None:
+        return out_of_range("steps", self.steps, self.recent.shape[1], "the window")
 
 
 class TemporalMixer(VectorBaseline):

@@ -30,7 +30,7 @@ from tokenturing.checkpoint.format import (
 )
 from tokenturing.checkpoint.tensors import TensorFile, digest, pack
 from tokenturing.checkpoint.weights import UNSAVED, Unsaved, check_storable, name_of_type, weights_of
-from tokenturing.errors import CheckpointError, OptionError, a, closest
+from tokenturing.errors import CheckpointError, OptionError, a, closest, in_words
 from tokenturing.files import read_json, write_file, write_folder
 from tokenturing.registry import find_class, name_of
 
@@ -55,28 +55,62 @@ def save(
         model: of a registered class, with a `config` of plain JSON values.
         folder: is made if need be; an older checkpoint in it is replaced, other files stay.
         dtype: store floating-point weights in this type, to ship them small; `load` gives back their own.
-        notes: plain JSON values worth keeping: recipe, seed, time, figures; None: those the model came with.
+        notes: a dict of plain JSON values worth keeping: recipe, seed, time, figures; None: those the model came with. A tuple
+            comes back as a list, as JSON has no other.
+
+    Raises:
+        OptionError: `dtype` is no floating-point type.
+        CheckpointError: `load` could not give this model back, or these notes.
     """
+    _check_type(dtype)
     model = unwrapped(model)
     content = {
         "format_version": FORMAT_VERSION,
         "class_name": name_of(model),
         "tokenturing_version": package_version(),
-        "notes": getattr(model, "notes", {}) if notes is None else notes,
-        **config_of(model),
+        "notes": _checked_notes(getattr(model, "notes", {}) if notes is None else notes),
+        **_checked_config(model),
     }
-    check_keys(content, "config")
     weights, original = _cast(weights_of(model), dtype)
-    content["save_id"] = digest(weights.items(), to_json(content, "notes"))
+    content["save_id"] = digest(weights.items(), to_json(content, "config"))
     text = to_json(content, "config")
     metadata = {"tokenturing": text, ORIGINAL_TYPES: original, UNSAVED: Unsaved.of(model).text()}
     _write(Path(folder), text.encode(), pack(weights, metadata))
 
 
+def _check_type(dtype: Any) -> None:
+    """Refuse what weights cannot be stored in."""
+    if dtype is None:
+        return
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise OptionError(f"dtype={dtype!r}: expected a floating-point type, such as torch.bfloat16, or None")
+    try:
+        torch.ones(1).to(dtype).double()
+    except (RuntimeError, NotImplementedError) as error:
+        raise OptionError(
+            f"dtype={dtype}: this torch converts nothing to it ({in_words(error)}): expected another type"
+        ) from error
+
+
+def _checked_config(model: nn.Module) -> dict[str, Any]:
+    """The model's config, as long as it comes back from JSON."""
+    config = config_of(model)
+    check_keys(config, "config")
+    to_json(config, "config")
+    return config
+
+
+def _checked_notes(notes: Any) -> dict[str, Any]:
+    """Notes that `load` gives back."""
+    if not isinstance(notes, dict):
+        raise CheckpointError(f"notes is {a(type(notes))}: expected a dict of plain values")
+    check_keys(notes, "notes")
+    to_json(notes, "notes")
+    return notes
+
+
 def _cast(weights: dict[str, Tensor], dtype: torch.dtype | None) -> tuple[dict[str, Tensor], str]:
     """The weights in `dtype`, and as JSON what types those had that were changed."""
-    if dtype is not None and not dtype.is_floating_point:
-        raise OptionError(f"dtype={dtype}: expected a floating-point type")
     check_storable(weights)
     weights = {name: tensor.detach() for name, tensor in weights.items()}
     stored = {
@@ -115,8 +149,7 @@ def check_savable(model: nn.Module) -> None:
     """Raise a CheckpointError where `save` could not write the model: its class, config or tensors."""
     model = unwrapped(model)
     name_of(model)
-    check_keys(config_of(model), "config")
-    to_json(config_of(model), "config")
+    _checked_config(model)
     check_storable({name: tensor for name, tensor in weights_of(model).items() if not is_lazy(tensor)})
     Unsaved.of(model)
 

@@ -13,7 +13,8 @@ from tokenturing import state as states
 from tokenturing.checkpoint.format import abbreviated, config_of, to_json, unwrapped
 from tokenturing.checkpoint.tensors import digest
 from tokenturing.checkpoint.weights import weights_of
-from tokenturing.errors import CheckpointError
+from tokenturing.errors import CheckpointError, ShapeError, a
+from tokenturing.state import MOST_STEPS
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -23,6 +24,10 @@ def fingerprint(model: nn.Module) -> str:
     """
     model = unwrapped(model)
     return digest(weights_of(model).items(), type(model).__name__, to_json(config_of(model), "config"))
+
+
+ONCE_OF_COUNTS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""types that older versions kept counts of steps in"""
 
 
 class Leaf(NamedTuple):
@@ -81,10 +86,22 @@ class Owner:
         _KNOWN[model] = marks
         return marks.owner
 
+    def check_kind(self, state: Any) -> None:
+        """Refuse what has not the classes of this model's states."""
+        try:
+            fits = states.alike(self._structure, state)
+        except ShapeError as error:
+            raise CheckpointError(f"the state {error}".replace("the state state", "the state")) from error
+        if not fits:
+            raise CheckpointError(
+                f"the state is {a(type(state))}: expected {a(type(self._structure))}, as initial_state() or a step of this "
+                f"{self.class_name} returned it"
+            )
+
     def check(self, leaves: Mapping[str, tuple[tuple[int, ...], torch.dtype]], where: object) -> None:
         """Refuse leaves, by their names with shape and type, that no state of this model has.
 
-        Floating-point types are free, as autocast makes states of other ones; and counts may be fractions, as they were once.
+        Counts may be fractions, as they were once.
         """
         if self.leaves.keys() != leaves.keys():
             raise CheckpointError(f"{where} has the leaves {abbreviated(leaves)}: expected {abbreviated(self.leaves)}")
@@ -99,13 +116,32 @@ class Owner:
                     sizes[1] = f"at least {sizes[1]}"
                 expected = f"[{', '.join(sizes)}] with one B for all"
                 raise CheckpointError(f"{where}: {name} has shape {list(shape)}: expected {expected}")
-            if came != dtype and not came.is_floating_point:
-                raise CheckpointError(f"{where}: {name} has type {came}: expected {dtype}")
+            counts = dtype == torch.int64 and came in ONCE_OF_COUNTS
+            if came != dtype and not counts:
+                hint = f"; tokenturing.state.move(state, {dtype}) converts it" if came.is_floating_point else ""
+                raise CheckpointError(f"{where}: {name} has type {came}: expected {dtype}{hint}")
 
-    def rebuild(self, tensors: dict[str, Tensor]) -> Any:
-        """The state of these leaves, with counts as whole numbers."""
-        counts = {name: tensors[name].to(leaf.dtype) for name, leaf in self.leaves.items() if not leaf.dtype.is_floating_point}
-        return states.rebuild(self._structure, tensors | counts)
+    def rebuild(self, tensors: dict[str, Tensor], where: object) -> Any:
+        """The state of these leaves, with counts as whole numbers.
+
+        Raises:
+            CheckpointError: there are values that no stream leaves behind.
+        """
+        counts = {}
+        for name, leaf in self.leaves.items():
+            given = tensors[name]
+            if leaf.dtype == torch.int64 and given.is_floating_point():
+                if not bool(((given == given.round()) & (given.abs() < MOST_STEPS)).all()):
+                    raise CheckpointError(f"{where}: {name} has values that are no counts: expected whole numbers from 0")
+                counts[name] = given.to(leaf.dtype)
+        state = states.rebuild(self._structure, tensors | counts)
+        self.check_values(state, where)
+        return state
+
+    def check_values(self, state: Any, where: object) -> None:
+        """Refuse what the classes of the state find impossible: ages below 0, more steps than a cache has."""
+        if found := next(states.faults(state), None):
+            raise CheckpointError(f"{where}: {found}; it is damaged, or not what a stream left behind")
 
     def __repr__(self) -> str:
         return f"Owner({self.class_name}, {self.fingerprint})"

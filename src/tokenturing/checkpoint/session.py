@@ -27,8 +27,10 @@ def dump_state(state: tuple, model: Any) -> bytes:
         CheckpointError: the model cannot have made this state.
     """
     owner = _owner(model)
+    owner.check_kind(state)
     leaves = dict(states.leaves(state))
     owner.check({name: (tuple(leaf.shape), leaf.dtype) for name, leaf in leaves.items()}, "the state")
+    owner.check_values(state, "the state")
     metadata = {
         "format_version": str(FORMAT_VERSION),
         "kind": "state",
@@ -119,7 +121,7 @@ def _parse(data: bytes, model: Any, device: str | torch.device | None, where: st
         owner.check(source.leaves(), where)
         warnings.warn(f"{what}; it goes on with what the other one wrote", stacklevel=3)
     owner.check(source.leaves(), where)
-    return owner.rebuild(source.tensors(owner.device if device is None else device))
+    return owner.rebuild(source.tensors(owner.device if device is None else device), where)
 
 
 def _owner(model: Any) -> Owner:

@@ -57,9 +57,11 @@ def bench(
     from tokenturing.errors import choose
     from tokenturing.evaluate.cost import multiply_adds
     from tokenturing.files import write_file
+    from tokenturing.files.places import check_place
 
     chosen = tuple(choose("WHAT", word, WHAT) for word in what) or WHAT
     rows = _numbers("--batches", batches)
+    check_place("--out", out, folder=True)
     device_of(device)
     if min(rounds, steps, threads) < 1 or seconds <= 0:
         raise OptionError("--rounds, --steps, --threads and --seconds: expected numbers above 0")

@@ -1,12 +1,13 @@
 """What several commands need: checkpoints by name, a progress bar."""
 
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tokenturing.errors import MissingExtraError, OptionError
+from tokenturing.errors import CheckpointError, MissingExtraError, OptionError, a
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 10.0
 """between two lines of progress where standard error is no terminal"""
+MODEL_FILES, RUN_FILES = ("config.json", "model.safetensors"), ("training.safetensors", "metrics.jsonl")
+"""by any of which a folder is one of a model, or of a run"""
 
 
 def device_of(text: str) -> "torch.device":
@@ -52,11 +55,18 @@ def load_runtime(folder_or_name: str, device: str = "cpu", threads: int = 1) -> 
         return load(folder_or_name, threads=threads)
     from tokenturing.checkpoint import load as load_model
     from tokenturing.export import cached_runtime, eager
+    from tokenturing.models.contract import StreamModel
 
     place = device_of(device)
-    if place.type != "cpu":
-        return eager(load_model(model_folder(folder_or_name)), place)
     model = load_model(model_folder(folder_or_name))
+    streams = isinstance(model, StreamModel)
+    if not streams:
+        raise OptionError(
+            f"{folder_or_name} is {a(type(model))}, which has no memory and takes no steps of a stream: expected a model that "
+            "does, such as recall-ttm; tokenturing inspect lists the shipped ones"
+        )
+    if place.type != "cpu":
+        return eager(model, place)
     try:
         return cached_runtime(model, threads=threads)
     except (MissingExtraError, OptionError) as error:
@@ -83,9 +93,31 @@ def load_any(folder_or_name: str, threads: int, device: str = "cpu") -> Any:
 
 
 def model_folder(folder_or_name: str) -> str:
-    """The folder of a model where that of its training run was given."""
-    inside = Path(folder_or_name) / "model"
-    return str(inside) if (inside / "config.json").exists() else folder_or_name
+    """The folder of a model where that of its training run was given.
+
+    Raises:
+        CheckpointError: this folder has no model; the message says what it is.
+    """
+    from tokenturing.checkpoint import shipped
+    from tokenturing.runtime import is_export
+
+    folder = Path(folder_or_name)
+    inside = folder / "model"
+    if (inside / "config.json").exists():
+        return str(inside)
+    if not os.path.isdir(folder) or any((folder / name).exists() for name in MODEL_FILES):
+        return folder_or_name
+    if is_export(folder):
+        raise CheckpointError(f"{folder} is an export, for evaluate, stream and inspect: expected the model it was made of")
+    if any((folder / name).exists() for name in RUN_FILES):
+        raise CheckpointError(
+            f"{folder} is the folder of a training run that has no model yet: let it train to its end, with the command that "
+            "began it"
+        )
+    raise CheckpointError(
+        f"{folder} holds no model: expected a folder that tokenturing.save, train or export wrote, or one of "
+        f"{', '.join(shipped())}"
+    )
 
 
 def display_names(checkpoints: Sequence[str]) -> list[str]:

@@ -22,8 +22,10 @@ def demo(
 
     from tokenturing.cli.common import model_folder
     from tokenturing.extras import require
+    from tokenturing.files.places import check_place
 
     require("cli", "tasks", "speech", "media")
+    check_place("--out", out, folder=True)
     from tokenturing.demo.run import run
 
     run(Path(out), model_folder(model), fast, Console())

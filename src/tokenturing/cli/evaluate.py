@@ -25,7 +25,8 @@ def evaluate(
 
     A task has options of its own, which may be written as flags: `--rows 80` is `--set rows=80`. Of the recall task: --rows N
     (streams, 128), --delays 0.5,5,60,600 (seconds between the end of the last event and the question), --seed N (1), --speech
-    FOLDER (test on those speakers of {digit}_{speaker}_{index}.wav that no model was trained on). Of last_digits: --rows, --seed.
+    FOLDER (test on those speakers of {digit}_{speaker}_{index}.wav that no model was trained on), --bank FILE (test on voices
+    that `SpeechBank.save` wrote). A flag without a value is `true`. Of last_digits: --rows, --seed.
 
     Args:
         checkpoints: folders of models, of their runs or of exports, or names of shipped ones, such as recall-ttm.
@@ -38,13 +39,14 @@ def evaluate(
 
     from tokenturing.cli.common import Progress, display_names, load_any
     from tokenturing.extras import require
+    from tokenturing.files.places import check_place
 
     if not checkpoints:
         raise OptionError("evaluate needs a checkpoint: a folder, or a name such as recall-ttm")
     if threads < 1:
         raise OptionError(f"--threads {threads}: expected at least 1")
-    if json_file and Path(json_file).is_dir():
-        raise OptionError(f"--json {json_file}: this is a folder: expected a file, or a name that is free")
+    if json_file:
+        check_place("--json", json_file)
     torch.set_num_threads(threads)
     options = dict(_option(setting) for group in settings for setting in group)
     models = {

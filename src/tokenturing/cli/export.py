@@ -29,10 +29,13 @@ def export(
     from tokenturing.cli.common import display_names, model_folder
     from tokenturing.export import export_onnx
     from tokenturing.files import read_json
+    from tokenturing.files.places import check_place
 
     if int8 and bf16:
         raise OptionError("--int8 --bf16: expected one of them")
     precision = "int8" if int8 else "bf16" if bf16 else "float32"
+    if out is not None:
+        check_place("--out", out, folder=True)
     model = load(model_folder(checkpoint))
     name = display_names([checkpoint])[0] + ("" if precision == "float32" else f"-{precision}")
     folder = export_onnx(model, out or Path("runs/exports") / name, precision=precision)

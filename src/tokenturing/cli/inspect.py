@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
@@ -25,7 +26,7 @@ def inspect(
     """Show what a checkpoint is: its settings, size, cost of a step, and how it was made; or list the shipped models.
 
     Args:
-        checkpoint: the folder of a model or of its run, or the name of a shipped one.
+        checkpoint: the folder of a model, of its run or of an export, or the name of a shipped one.
         cost: print the costs in the paper's tables beside those of the models here.
         writes: print what a Token Turing Machine writes into which slot, step by step over half a minute of test images and
             voices.
@@ -54,7 +55,10 @@ def describe(name: str) -> dict[str, Any]:
     from tokenturing import state as states
     from tokenturing.checkpoint import find_folder, load
     from tokenturing.cli.common import model_folder
+    from tokenturing.runtime import is_export
 
+    if is_export(name):
+        return _describe_export(name)
     folder = model_folder(name)
     model: Any = load(folder)
     found: dict[str, Any] = {
@@ -69,6 +73,28 @@ def describe(name: str) -> dict[str, Any]:
     if hasattr(model, "initial_state"):
         found["state_bytes"] = states.nbytes(model.initial_state(1))
     return found | {"multiply_adds_a_step": _costs(model), "notes": model.notes}
+
+
+def _describe_export(folder: str) -> dict[str, Any]:
+    """All there is to know of an export; nothing of it is run."""
+    from tokenturing.runtime.machine import described
+
+    found = described(Path(folder))
+    return {
+        "name": folder,
+        "class": found["class_name"],
+        "folder": folder,
+        "export": {
+            "precision": found["precision"],
+            "bytes": sum(file.stat().st_size for file in Path(folder).iterdir()),
+            "off_the_model_by": found.get("off"),
+        },
+        "inputs": {part["name"]: f"{part['dtype']} [{', '.join(map(str, part['shape']))}]" for part in found["inputs"]},
+        "state": found["state"],
+        "queries": found.get("queries", 0),
+        "of_model": found.get("fingerprint"),
+        "notes": found.get("notes", {}),
+    }
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenturing
-from tokenturing.errors import MissingExtraError, OptionError, TokenTuringError, in_words
+from tokenturing.errors import MissingExtraError, TokenTuringError, in_words
 from tokenturing.extras import require
 
 COMMANDS = ("demo", "train", "evaluate", "stream", "serve", "export", "bench", "inspect")
@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # of `tokenturing stream ... | head`, which has read all that it wants
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except SystemExit as stopped:  # rich makes one of the other
+        if not isinstance(stopped.__context__, BrokenPipeError):
+            raise
     except (TokenTuringError, MissingExtraError, OSError) as error:
         if os.environ.get("TOKENTURING_TRACEBACK") or (isinstance(error, OSError) and not _is_ours(error)):
             raise
@@ -66,7 +69,7 @@ def _parse_and_run(arguments: list[str]) -> None:
 
 
 def _as_settings(arguments: list[str]) -> list[str]:
-    """For `evaluate`: flags that are not its own are the task's, "--rows 80" -> "--set rows=80"."""
+    """For `evaluate`: flags that are not its own are the task's, "--rows 80" -> "--set rows=80", "--loud" -> "... loud=true"."""
     if arguments[:1] != ["evaluate"]:
         return arguments
     found, rest = arguments[:1], arguments[1:]
@@ -76,10 +79,9 @@ def _as_settings(arguments: list[str]) -> list[str]:
             found.append(flag + equals + value)
             found += rest[:1] if flag in EVALUATE_FLAGS and not equals else []
             rest = rest[1:] if flag in EVALUATE_FLAGS and not equals else rest
-        elif equals or rest:
-            found += ["--set", f"{flag[2:].replace('-', '_')}={value if equals else rest.pop(0)}"]
         else:
-            raise OptionError(f"{flag}: expected a value behind it")
+            given = value if equals else rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+            found += ["--set", f"{flag[2:].replace('-', '_')}={given}"]
     return found
 
 

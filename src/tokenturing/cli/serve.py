@@ -5,7 +5,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,8 +104,11 @@ def serve(
         if not tokens and not _is_local(host):
             print("warning: whoever reaches this port is let in: consider --token-file", file=sys.stderr)
         print(f"serving {', '.join(models)} at http://{address}/, sessions in {_without_password(store)}", flush=True)
+        if page:
+            print(f"a page to talk to it: http://{address}/", flush=True)
 
-    run(engine, listening, Access(tokens, origin, hosts), page_of(models), say_ready)
+    page = page_of(models)
+    run(engine, listening, Access(tokens, origin, hosts), page, say_ready)
 
 
 def named(text: str) -> tuple[str, str]:
@@ -142,8 +145,17 @@ def load_served(name: str, place: str, *, exact: bool = False, threads: int = 1)
     return Served(name, runtime, media_of(runtime, task))
 
 
-def page_of(models: Sequence[str] | dict[str, "Served"]) -> Path | None:
-    """The page that a browser gets at /."""
+def page_of(models: Mapping[str, "Served"]) -> Path | None:
+    """The page that a browser gets at /: that of the first model whose task has one."""
+    from tokenturing.train.recipe import task_of
+
+    for served in models.values():
+        try:
+            task = task_of(served.runtime)
+        except OptionError:
+            continue
+        if served.media and (page := getattr(task, "page", None)):
+            return page
     return None
 
 

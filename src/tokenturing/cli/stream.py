@@ -72,6 +72,7 @@ def stream(
         device: "cpu", on the fast runtime, or where else PyTorch is to run the model, such as "cuda".
     """
     from tokenturing.cli.common import display_names, load_runtime
+    from tokenturing.files.places import check_place
     from tokenturing.media.steps import open_media
     from tokenturing.tasks.keeping import KeptSession
     from tokenturing.train.recipe import task_of
@@ -81,6 +82,9 @@ def stream(
     if not 0 <= seconds < math.inf:
         raise OptionError(f"--every {seconds:g}: expected seconds, or 0 for never")
     _check_apart({"the source": source, "--jsonl": jsonl, "--state": state})
+    for option, file in (("--jsonl", jsonl), ("--state", state)):
+        if file and not (option == "--jsonl" and file == "-"):
+            check_place(option, file)
     model = load_runtime(checkpoint, device)
     task = task_of(model)
     with ExitStack() as stack:
@@ -132,11 +136,11 @@ class Schedule:
     Args:
         asked: in the order of their times.
         every: seconds; 0: no rotation.
-        rotation: the questions asked in turn.
+        rotation: the questions asked in turn; without any there are none to ask.
     """
 
     def __init__(self, asked: Sequence[Due], every: float, rotation: Sequence[str]):
-        self.waiting, self.every, self.rotation, self.turn = list(asked), every, rotation, 0
+        self.waiting, self.every, self.rotation, self.turn = list(asked), every if rotation else 0.0, rotation, 0
 
     def skip(self, until: float) -> None:
         """The time before `until` is past: what was to be asked then is not asked any more."""

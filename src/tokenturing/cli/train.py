@@ -1,6 +1,7 @@
 """`tokenturing train`"""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, UseAppendAction
 
 from tokenturing.cli.options import argument
+from tokenturing.errors import OptionError
 
 if TYPE_CHECKING:
     from tokenturing.train.recipe import Recipe
@@ -33,13 +35,15 @@ def train(
         start: begin from the weights of this checkpoint, of a model of the same form.
         device: where the model learns: "cpu", "cuda", "cuda:1", "mps". A run may go on on another one.
     """
+    from tokenturing.files.places import check_place
     from tokenturing.train.recipe import load_recipe
 
+    folder = check_place("--out", out or Path("runs") / Path(recipe).stem, folder=True)
     changes = [setting for group in settings for setting in group]
     if speech:
         changes.append(f"speech.folder={json.dumps(speech)}")  # a TOML string is written like JSON's
     loaded = load_recipe(_find(recipe), changes)
-    _train(loaded, Path(out) if out else Path("runs") / Path(recipe).stem, start, device)
+    _train(loaded, folder, start, device)
 
 
 def _find(recipe: str) -> Path:
@@ -56,6 +60,11 @@ def _train(recipe: "Recipe", folder: Path, start: str, device: str) -> None:
     from tokenturing.train.loop import train as train_model
     from tokenturing.train.resume import FILE
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not device.startswith("cpu"):
+        raise OptionError(
+            f"--device {device}: the processes that torchrun starts train on the CPU, a core each; leave --device out, or let "
+            "one process train on the device, without torchrun"
+        )
     place = device_of(device)
     workers = Workers(recipe.train.rows)
     begin = load(model_folder(start)) if start else None

@@ -1,6 +1,10 @@
 """Exports that are made once and kept, so that a stream of a known model begins at once."""
 
+import hashlib
+import sys
+from functools import cache
 from pathlib import Path
+from types import CodeType, FunctionType
 
 import torch
 from torch import nn
@@ -21,7 +25,7 @@ def cached_runtime(model: nn.Module, *, precision: str = "float32", threads: int
         OptionError: the model cannot be exported.
         MissingExtraError: onnx or the runtime is not installed.
     """
-    folder = cache_folder() / f"export-{precision}-{_versions()}-{fingerprint(model)}"
+    folder = cache_folder() / f"export-{precision}-{_depends_on(model)}-{fingerprint(model)}"
     if is_export(folder):
         try:
             return _noted(load(folder, threads=threads), model)
@@ -36,13 +40,54 @@ def _noted(runtime: Runtime, model: nn.Module) -> Runtime:
     return runtime
 
 
-FORM = 2
-"""of what is exported; more by one whenever the same model is to be exported anew"""
+ROOMS_WITHOUT_GRAPHS = ("bench", "cli", "demo", "evaluate", "media", "recipes", "testing", "train", "viz", "weights")
+"""of this package: what shapes no graph, so that its changes make no export anew"""
 
 
-def _versions() -> str:
-    """What else an export depends on."""
-    return f"{tokenturing.__version__}-{FORM}-{torch.__version__.partition('+')[0]}"
+def _depends_on(model: nn.Module) -> str:
+    """What else an export is made by: versions, and the sources of this package and of the model."""
+    return f"{tokenturing.__version__}-{torch.__version__.partition('+')[0]}-{_sources(model)}"
+
+
+def _sources(model: nn.Module) -> str:
+    """A hash of the sources of this package that shape graphs, and of those of the model's parts where they are other people's.
+
+    Of a class without a file, as in a notebook, the code of its methods stands for its source.
+    """
+    digest = hashlib.sha256(_own_sources())
+    classes = {cls for part in model.modules() for cls in type(part).__mro__ if _is_foreign(cls)}
+    for cls in sorted(classes, key=lambda cls: (cls.__module__, cls.__qualname__)):
+        digest.update(f"{cls.__module__}.{cls.__qualname__}".encode())
+        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        if file and Path(file).is_file():
+            digest.update(Path(file).read_bytes())
+            continue
+        for name, method in sorted(vars(cls).items()):
+            if isinstance(method, FunctionType):
+                digest.update(name.encode() + _as_bytes(method.__code__))
+    return digest.hexdigest()[:16]
+
+
+def _is_foreign(cls: type) -> bool:
+    """Whether its source is neither this package's nor PyTorch's or Python's, which their versions stand for."""
+    return cls.__module__.partition(".")[0] not in ("tokenturing", "torch", "builtins", *sys.stdlib_module_names - {"__main__"})
+
+
+def _as_bytes(code: CodeType) -> bytes:
+    """What a function does; not where it stands."""
+    constants = [_as_bytes(one) if isinstance(one, CodeType) else repr(one).encode() for one in code.co_consts]
+    return b"\0".join([code.co_code, repr((code.co_names, code.co_varnames)).encode(), *constants])
+
+
+@cache
+def _own_sources() -> bytes:
+    package = Path(tokenturing.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        name = file.relative_to(package)
+        if name.parts[0] not in ROOMS_WITHOUT_GRAPHS:
+            digest.update(name.as_posix().encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return digest.digest()
 
 
 def _write(model: nn.Module, folder: Path, precision: str) -> Path:

@@ -19,6 +19,7 @@ from tokenturing.export.compare import compare
 from tokenturing.export.own import OwnModel
 from tokenturing.extras import require
 from tokenturing.files import write_folder
+from tokenturing.files.places import check_place
 from tokenturing.models.contract import StreamModel
 from tokenturing.models.flat import FREE, ROWS, FlatAsk, FlatStep, example
 from tokenturing.runtime.machine import ANSWERS, ASKED, DESCRIPTION, GRAPH, INITIAL
@@ -50,6 +51,7 @@ def export_onnx(model: nn.Module, folder: str | Path, *, inputs: Any = None, pre
     folder = Path(folder)
     if folder.exists() and not ((folder / DESCRIPTION).is_file() or _is_empty_folder(folder)):
         raise CheckpointError(f"{folder} is there and holds no export: expected a folder, or a name that is free")
+    check_place("folder", folder, folder=True)
     _check_types(model, precision)
     graph = flat_step(model, inputs)
     if graph.growing:

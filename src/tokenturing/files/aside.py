@@ -25,21 +25,36 @@ def aside(target: Path, *, folder: bool) -> Iterator[Path]:
     """An empty file or folder beside `target` that is ours alone, and gone at the end unless it was renamed.
 
     Its name is the same every time, so that what a killed process left is used again and does not add up. Who writes holds a
-    lock on it; those who write at the same time take the next name.
+    lock on it; those who write at the same time take the next name. Errors of the system name `target`, not the hidden place.
     """
     for number in count():
         partial = beside(target, str(number) if number else "")
-        handle = _claim(partial, folder)
+        with _named(partial, target):
+            handle = _claim(partial, folder)
         if handle is not None:
             break
     ours = partial.lstat()
     try:
-        yield partial
+        with _named(partial, target):
+            yield partial
     finally:
         with suppress(FileNotFoundError):
             if os.path.samestat(ours, partial.lstat()):  # else it was renamed, and the name may be another writer's by now
                 delete(partial)
         _close(handle)
+
+
+@contextmanager
+def _named(partial: Path, target: Path) -> Iterator[None]:
+    """Errors about the hidden place and what is in it name the place that was asked for."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error.filename, str | Path) and Path(error.filename).is_relative_to(partial):
+            error.filename = str(target / Path(error.filename).relative_to(partial))
+            if error.filename == error.filename2:
+                error.filename2 = None
+        raise
 
 
 def _claim(partial: Path, folder: bool) -> int | None:

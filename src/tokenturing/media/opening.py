@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenturing.media.demuxing import Alone, Part, Shared
 from tokenturing.media.pipe import Pipe
-from tokenturing.media.source import MediaError, Source, stated_end_of, stream_of
+from tokenturing.media.source import IN_ORDER, WHOLE, MediaError, Source, stated_end_of, stream_of
 from tokenturing.media.tracks import Track
 
 NO_MEDIA = ("tty", "hls", "dash", "concat")
@@ -24,12 +24,16 @@ class Opening:
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        self.hint = f"cannot be read in order: {IN_ORDER}" if source.pipe else ""
+        """what else may be wrong where not even its first step can be read"""
         self._pipe = Pipe(source.address) if source.pipe else None
         self._shared: Shared | None = None
         container = None
         try:
             container = source.open(self._pipe)
             self.streams = self._found(container)
+            if source.network and "mp4" in container.format.name:
+                self.hint = WHOLE
             known = not source.format and (container.duration or 0) > 0
             self.duration: float | None = container.duration / 1e6 if known else None
             self.endless = (source.pipe or source.network) and not known and container.size < 0

@@ -11,6 +11,11 @@ OPEN_SECONDS, READ_SECONDS = 20.0, 15.0
 """for which a network source may keep silent, at first and later, before it counts as broken off"""
 
 IN_ORDER = "of mp4, only the fragmented kind and that with its index in front can; mpegts and mkv can always"
+WHOLE = (
+    "its index may stand at the end, which a server that sends no parts of files (ranges) does not let us read first: fetch the "
+    "whole file and watch that, or put the index in front (fast start: ffmpeg -i IN.mp4 -c copy -movflags +faststart OUT.mp4)"
+)
+"""what may be wrong with an mp4 at an address"""
 
 
 class MediaError(TokenTuringError):

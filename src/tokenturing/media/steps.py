@@ -18,7 +18,7 @@ from tokenturing.errors import OptionError
 from tokenturing.media.clock import SAMPLE_RATE, STEP_SECONDS, STEPS_PER_SECOND
 from tokenturing.media.opening import Opening
 from tokenturing.media.places import source_of
-from tokenturing.media.source import IN_ORDER, MediaError, Source, av_package, reason_of
+from tokenturing.media.source import MediaError, Source, av_package, reason_of
 from tokenturing.media.tracks import Pictures, Sounds, Track, raise_if_broken
 
 RECONNECT_SECONDS = 60.0
@@ -148,9 +148,9 @@ class Media:
                 try:
                     raise_if_broken(list(tracks.values()), start)
                 except MediaError as error:
-                    if step or not self._source.pipe:
+                    if step or not opening.hint:
                         raise
-                    raise MediaError(f"{error}, or cannot be read in order: {IN_ORDER}") from None
+                    raise MediaError(f"{error}, or {opening.hint}") from None
                 if frame is None and sound is None and not any(track.head for track in tracks.values()):
                     break
                 yield MediaStep(start, frame, sound)

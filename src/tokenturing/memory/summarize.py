@@ -124,9 +124,9 @@ class PoolSummarizer(Summarizer):
         return tokens.new_zeros(*tokens.shape[:-1], self.tokens)
 
 
-def build_summarizer(kind: str, width: int, tokens: int, heads: int) -> Summarizer:
-    """The summariser named "mlp", "query" or "pool"."""
-    choose("summarizer", kind, SUMMARIZERS)
+def build_summarizer(kind: str, width: int, tokens: int, heads: int, *, option: str = "summarizer") -> Summarizer:
+    """The summariser named "mlp", "query" or "pool"; `option` is what the caller calls the choice."""
+    choose(option, kind, SUMMARIZERS)
     if kind == "mlp":
         return MLPSummarizer(width, tokens)
     if kind == "query":

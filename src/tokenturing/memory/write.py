@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenturing.errors import choose
+from tokenturing.errors import OptionError, choose
 from tokenturing.layers.attention import attend
 from tokenturing.layers.feedforward import FeedForward
 from tokenturing.layers.linear import Linear
@@ -126,6 +126,8 @@ class GatedWrite(Write):
 
     def __init__(self, width: int, heads: int, positions: TokenPositions | NoPositions):
         super().__init__()
+        if width % heads:
+            raise OptionError(f"width={width} cannot be split into heads={heads}: choose a divisor of the width")
         self.attention_heads = heads
         self.positions = positions
         self.slot_norm = nn.LayerNorm(width)

@@ -9,6 +9,7 @@ from tokenturing.layers.positions import NoPositions, TokenPositions
 from tokenturing.memory.clock import SlotClock
 from tokenturing.memory.summarize import Encoded, Summarizer
 from tokenturing.memory.write import Slots, Write
+from tokenturing.state import out_of_range
 
 
 class MachineState(NamedTuple):
@@ -22,6 +23,9 @@ class MachineState(NamedTuple):
     age: Tensor
     """[B, M] int64, steps since each slot was last written (gated write; else it stays as it began)"""
 
+    def fault(self) -> str | None:
+        return out_of_range("age", self.age)
+
 
 class LookingBackState(NamedTuple):
     """The same of a machine that looks back at its inputs: N * (K * D + 1) numbers more."""
@@ -32,6 +36,9 @@ class LookingBackState(NamedTuple):
     """[B, K, N, D], the last inputs"""
     quiet: Tensor
     """[B, N] int64, steps for which each input place has held the same token"""
+
+    def fault(self) -> str | None:
+        return out_of_range("age", self.age) or out_of_range("quiet", self.quiet)
 
 
 class PreparedInput(NamedTuple):

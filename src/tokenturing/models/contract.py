@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from tokenturing.checkpoint.hub import HubMixin
-from tokenturing.errors import OptionError
+from tokenturing.errors import OptionError, a
+from tokenturing.layers.linear import autocast_available
 from tokenturing.models.arguments import (
-    LeafShape,
+    StateForm,
     active_within,
     adopt,
     check_flags,
+    check_mask,
     check_rows,
+    check_steps,
     check_tokens,
-    leaf_shapes,
 )
 from tokenturing.models.ill import treat
 from tokenturing.models.scan import prepare_one, scan, step_by_step, without_absent
@@ -90,7 +92,7 @@ class RecurrentModel(HubMixin):
     growing: frozenset[str] = frozenset()
     longest_segment: int | None = None
     """steps that `segment` is given at most; None: as many as there are"""
-    _leaf_shapes: dict[str, LeafShape] | None = None
+    _form: StateForm | None = None
 
     def initial_state(self, batch_size: int) -> Any:
         """The state of `batch_size` rows before their first step: a NamedTuple of batch-first tensors."""
@@ -158,8 +160,9 @@ class RecurrentModel(HubMixin):
             x: tokens [B, N, D], or [B, D] of one token.
             state: as `initial_state` or an earlier step returned it; it is not changed. None: from the beginning.
             reset: bool [B]; where true, the row starts afresh before this step.
-            active: bool [B]; where false, the row keeps its state to the bit and its output is zeros.
-            token_mask: bool [B, N] (of x [B, D]: bool [B]), false where a token is absent; None: all are present.
+            active: bool [B]; where false, the row keeps its state to the bit and its output is zeros. A row that is reset in the
+                same step is reset all the same: the state it keeps is that before its first step.
+            token_mask: bool [B, N] (of x [B, D]: bool [B] or [B, 1]), false where a token is absent; None: all are present.
 
         Returns:
             y [B, R, D] and the next state; for x [B, D] and R = 1, y [B, D].
@@ -167,17 +170,17 @@ class RecurrentModel(HubMixin):
         Raises:
             ShapeError: a tensor has another shape or type than said here.
         """
-        check_tokens(x, ("B",), self.width, self.input_tokens)
-        check_flags("token_mask", token_mask, x.shape[:-1])
+        check_tokens(x, ("B",), self.width, self.input_tokens, self._type_for(x))
+        one_token = x.dim() == 2
+        token_mask = check_mask(token_mask, x, one_token)
         for name, flags in (("reset", reset), ("active", active)):
             check_flags(name, flags, x.shape[:1])
         if reset is not None or active is not None:
             flags_of_one = (None if part is None else part.unsqueeze(1) for part in (reset, active, token_mask))
             y, state = self.forward(x.unsqueeze(1), state, *flags_of_one)
             return y.squeeze(1), state
-        one_token = x.dim() == 2
         if one_token:
-            x, token_mask = x.unsqueeze(1), None if token_mask is None else token_mask.unsqueeze(1)
+            x = x.unsqueeze(1)
         state = self._checked(state, x.shape[0])
         prepared, known = prepare_one(self, x, token_mask, state)
         y, following = self.advance(prepared, state)
@@ -203,9 +206,10 @@ class RecurrentModel(HubMixin):
             x: tokens [B, T, N, D], or [B, T, D] of one token a step.
             state: where to go on from; None: from the beginning.
             reset: bool [B, T]; where true, the row starts afresh before that step.
-            active: bool [B, T]; where false, the row keeps its state to the bit and its output is zeros.
-            token_mask: bool [B, T, N] (of x [B, T, D]: bool [B, T]); false where a token is absent. It gets no weight, whatever
-                it holds.
+            active: bool [B, T]; where false, the row keeps its state to the bit and its output is zeros. A row that is reset in
+                the same step is reset all the same: the state it keeps is that before its first step.
+            token_mask: bool [B, T, N] (of x [B, T, D]: bool [B, T] or [B, T, 1]); false where a token is absent. It gets no
+                weight, whatever it holds.
             lengths: whole numbers [B], the steps of each row; what is behind them is padding, where the row is inactive.
             bptt: cut gradients every so many steps; the state goes on.
             recompute: hold only the states at every so many steps and compute the rest again on the way back:
@@ -220,19 +224,20 @@ class RecurrentModel(HubMixin):
         Raises:
             ShapeError: a tensor has another shape or type than said here.
         """
-        check_tokens(x, ("B", "T"), self.width, self.input_tokens)
-        check_flags("token_mask", token_mask, x.shape[:-1])
+        check_tokens(x, ("B", "T"), self.width, self.input_tokens, self._type_for(x))
+        one_token = x.dim() == 3
+        token_mask = check_mask(token_mask, x, one_token)
         for name, flags in (("reset", reset), ("active", active)):
             check_flags(name, flags, x.shape[:2])
         for name, steps in (("bptt", bptt), ("recompute", recompute)):
-            if steps is not None and steps < 1:
-                raise OptionError(f"{name}={steps}: expected a number of steps of at least 1, or None")
+            check_steps(name, steps)
+        if terms is not None and not isinstance(terms, dict):
+            raise OptionError(f"terms is {a(type(terms))}: expected a dict, to which the model adds, or None")
         if lengths is not None:
             within = active_within(lengths, x)
             active = within if active is None else active & within
-        one_token = x.dim() == 3
         if one_token:
-            x, token_mask = x.unsqueeze(2), None if token_mask is None else token_mask.unsqueeze(2)
+            x = x.unsqueeze(2)
         state = self._checked(state, x.shape[0])
         x = without_absent(x, token_mask)
         treated = None
@@ -258,9 +263,20 @@ class RecurrentModel(HubMixin):
         if state is None:
             return self.initial_state(rows)
         if not torch.compiler.is_compiling():  # a graph does not look up what is looked up once
-            if self._leaf_shapes is None:
+            like = next(self.parameters(), None)
+            of_type = None if like is None else like.dtype
+            if self._form is None or self._form.of_type != of_type:
                 with torch.no_grad():
-                    self._leaf_shapes = leaf_shapes(self.initial_state(1), self.growing)
-            state = adopt(state, self._leaf_shapes, type(self).__name__)
+                    self._form = StateForm.of(self.initial_state(1), self.growing, of_type)
+            state = adopt(state, self._form, type(self).__name__)
         check_rows(state, rows)
         return state
+
+    def _type_for(self, x: Any) -> torch.dtype | None:
+        """The type that tokens must have, that of the weights; None where it does not matter, as under autocast."""
+        if torch.compiler.is_compiling() or not isinstance(x, Tensor):
+            return None
+        like = next(self.parameters(), None)
+        if like is None or (autocast_available(like) and torch.is_autocast_enabled(like.device.type)):
+            return None
+        return like.dtype

@@ -21,10 +21,11 @@ ROWS, FREE = 2, 3
 class FlatStep(nn.Module):
     """One step with flat inputs and outputs: (inputs ..., leaves of the state ...) -> (y, leaves ..., observed ...).
 
-    It holds a copy of the model, in evaluation mode. Three methods are used of a model that has them: `for_streaming()` gives
+    It holds a copy of the model, in evaluation mode. Four methods are used of a model that has them: `for_streaming()` gives
     that copy, without what only training needs; `observe(inputs)` gives the inputs as a step takes them too, and arrays by name
-    that say what is in them; `ask(y, queries)`, of a model with so many `queries`, answers them from a step's y. Of outputs
-    that are a NamedTuple the first is y and the others are observed.
+    that say what is in them; `step_and_watch(these, state)` is a step that gives arrays by name besides, which say what it did
+    to the memory; `ask(y, queries)`, of a model with so many `queries`, answers them from a step's y. Of outputs that are a
+    NamedTuple the first is y and the others are observed.
 
     Raises:
         OptionError: the model is none that streams.
@@ -60,6 +61,9 @@ class FlatStep(nn.Module):
         observed: dict[str, Tensor] = {}
         if observe := getattr(self.model, "observe", None):
             here, observed = observe(_Named(inputs))
+            if watched := getattr(self.model, "step_and_watch", None):
+                y, state, happened = watched(here, state)
+                return y, state, observed | happened
             outputs, state = self.model.step(here, state)
         else:
             outputs, state = step_by_name(self.model, inputs, state)

@@ -16,6 +16,8 @@ from tokenturing.memory.write import build_write
 from tokenturing.models.cell import Cell, LookingBackState, MachineState
 from tokenturing.models.contract import RecurrentModel
 from tokenturing.models.look_back import look_back as look_back_over
+from tokenturing.models.numbers import check_flag, check_real, check_whole
+from tokenturing.models.scan import prepare_one
 from tokenturing.processors import build_processor
 
 
@@ -75,23 +77,24 @@ class TokenTuringMachine(RecurrentModel):
     ):
         super().__init__()
         self.config: dict[str, Any] = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
-        for name in ("width", "memory_tokens", "read_tokens", "layers", "heads"):
-            if self.config[name] < 1:
-                raise OptionError(f"{name}={self.config[name]}: expected at least 1")
+        check_whole(self.config, ("width", "memory_tokens", "read_tokens", "layers", "heads", "input_tokens", "hidden"))
+        check_whole(self.config, ("look_back",), least=0)
+        check_real("dropout", dropout, least=0, below=1)
+        check_real("horizon", horizon, above=0)
+        check_real("write_cost", write_cost, least=0)
+        check_flag("positions", positions)
         choose("initial_memory", initial_memory, ("learned", "zeros"))
         self.width, self.output_tokens, self.input_tokens = width, read_tokens, input_tokens
         self.memory_tokens = memory_tokens
-        if look_back < 0 or (look_back and input_tokens is None):
-            raise OptionError(
-                f"look_back={look_back} with input_tokens={input_tokens}: expected a number of steps, and how many tokens come in"
-            )
+        if look_back and input_tokens is None:
+            raise OptionError(f"look_back={look_back} with input_tokens=None: expected how many tokens come in, or look_back=0")
         self.look_back, self.never, self.write_cost = look_back, math.ceil(horizon), write_cost
 
         def token_positions(slots: int | None, output: bool) -> TokenPositions | NoPositions:
             return TokenPositions(width, slots, input_tokens, output=output) if positions else NoPositions()
 
         self.cell = Cell(
-            read=build_summarizer(read, width, read_tokens, heads),
+            read=build_summarizer(read, width, read_tokens, heads, option="read"),
             processor=build_processor(
                 processor,
                 width=width,
@@ -135,6 +138,16 @@ class TokenTuringMachine(RecurrentModel):
             return self.cell.prepare(x, token_mask), {}
         past, after = look_back_over(Past(state.recent, state.quiet), self.never, x, reset, active)
         return self.cell.prepare(x, token_mask, past), after._asdict()
+
+    def step_and_watch(self, x: Tensor, state: Any, token_mask: Tensor | None) -> tuple[Tensor, Any, dict[str, Tensor]]:
+        """A step as `step` makes it, and what it did to each slot [B, M]: "read", the most that any read token took of it, and
+        of a write with gates "written", how much of it was replaced."""
+        prepared, known = prepare_one(self, x, token_mask, state)
+        y, following, gate = self.cell(prepared, state)
+        read = self.cell.read
+        weights = read.weights([read.encode(self.cell.slots(state).tokens), prepared.read])[:, : self.memory_tokens]
+        watched = {"read": weights.unflatten(-1, (read.heads, -1)).mean(-2).amax(-1)}
+        return y, following._replace(**known), watched if gate is None else watched | {"written": gate.squeeze(-1)}
 
     def advance(self, prepared: Any, state: Any) -> tuple[Tensor, Any]:
         y, following, _ = self.cell(prepared, state)

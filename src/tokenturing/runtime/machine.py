@@ -1,13 +1,15 @@
 """An exported model and its state as a value."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tokenturing.errors import CheckpointError, ShapeError
+from tokenturing.errors import CheckpointError, ShapeError, a
 from tokenturing.files import read_json
+from tokenturing.runtime.checks import as_array, is_array, row_indices, whole
 from tokenturing.runtime.engines import Array, Engine, open_engine
 from tokenturing.runtime.state import state_type
 
@@ -27,10 +29,13 @@ def load(folder: str | Path, *, threads: int | None = None) -> "Runtime":
 
     Raises:
         CheckpointError: the folder is missing or its files are corrupted, foreign or of a newer version.
+        OptionError: there can't be so many threads.
         MissingExtraError: onnxruntime (for bf16: openvino) is not installed.
     """
+    if threads is not None:
+        threads = whole("threads", threads, 1)
     folder = Path(folder)
-    description = _described(folder)
+    description = described(folder)
     initial = _initial_state(folder / INITIAL, list(description["state"]))
     engine = open_engine(folder / GRAPH, description.get("precision", ""), threads)
     if set(engine.inputs) - {*initial, *(part["name"] for part in description["inputs"])}:
@@ -84,15 +89,20 @@ class Runtime:
         return _load_again, self._loaded_from
 
     def initial_state(self, batch_size: int) -> Any:
-        """The state of `batch_size` rows before their first step: a NamedTuple of arrays [B, ...]."""
-        return self._state(*(np.repeat(leaf, batch_size, axis=0) for leaf in self._initial))
+        """The state of `batch_size` rows before their first step: a NamedTuple of arrays [B, ...].
+
+        Raises:
+            OptionError: there can't be so many rows.
+        """
+        rows = whole("batch_size", batch_size, 0)
+        return self._state(*(np.repeat(leaf, rows, axis=0) for leaf in self._initial))
 
     def reset(self, state: Any, rows: Sequence[int] | Array) -> Any:
         """The state with these rows (indices, or true in a bool [B]) as before their first step; `state` is not changed."""
         fresh = []
-        for leaf, first in zip(state, self._initial, strict=True):
+        for leaf, first in zip(self._leaves_of(state), self._initial, strict=True):
             leaf = leaf.copy()
-            leaf[_indices(rows)] = first[0]
+            leaf[row_indices(rows, len(leaf))] = first[0]
             fresh.append(leaf)
         return self._state(*fresh)
 
@@ -125,16 +135,14 @@ class Runtime:
         """
         feed = self._inputs(x, token_mask)
         rows = {len(array) for array in feed.values()}
-        if not isinstance(state, tuple) or len(state) != len(self._leaves):
-            raise ShapeError("state: expected what initial_state() or a step of this model returned")
-        for name, leaf, first in zip(self._leaves, state, self._initial, strict=True):
-            fits = leaf.shape[1:] == first.shape[1:] or self._grows
+        for name, leaf, first in zip(self._leaves, self._leaves_of(state), self._initial, strict=True):
+            fits = leaf.ndim == first.ndim and (leaf.shape[1:] == first.shape[1:] or self._grows)
             if not fits or leaf.dtype != first.dtype or {len(leaf)} != rows:
                 raise ShapeError(
                     f"state: {name} has shape {list(leaf.shape)} and type {leaf.dtype}: expected "
                     f"[B, {', '.join(map(str, first.shape[1:]))}] and {first.dtype} with the same B as the inputs, {sorted(rows)}"
                 )
-            feed[name] = leaf
+            feed[name] = np.ascontiguousarray(leaf)
         y, *others = self._engine.run(feed)
         following, perceived = others[: len(self._leaves)], others[len(self._leaves) :]
         return y, self._state(*following), dict(zip(self._perceived, perceived, strict=True))
@@ -152,7 +160,7 @@ class Runtime:
         Raises:
             ShapeError: an array has another shape or type, or there is no such query.
         """
-        asked = np.asarray(queries)
+        y, asked = as_array("y", y), as_array("queries", queries)
         if self._answers is None:
             raise ShapeError(
                 f"{self.description.get('class_name', 'this model')} answers no queries: its step's y is all it says"
@@ -168,12 +176,24 @@ class Runtime:
             raise ShapeError(f"queries from {asked.min()} to {asked.max()}: expected 0 to {self.queries - 1}")
         return self._answers.run(dict(zip(ASKED, (np.ascontiguousarray(y), asked.astype(np.int64)), strict=True)))[0]
 
+    def _leaves_of(self, state: Any) -> list[Array]:
+        """A state's arrays, where it is one of this model by its form."""
+        came = getattr(state, "_fields", self._state._fields)
+        if not isinstance(state, tuple) or len(state) != len(self._leaves) or came != self._state._fields:
+            found = f"one of {', '.join(came)}" if came != self._state._fields else a(type(state))
+            raise ShapeError(
+                f"the state is {found}: expected what initial_state() or a step of this model returned, {', '.join(self._leaves)}"
+            )
+        return [as_array(name, leaf) for name, leaf in zip(self._leaves, state, strict=True)]
+
     def _inputs(self, x: Any, token_mask: Array | None) -> dict[str, Array]:
         names = [name for name in self.inputs if name != MASK]
         if isinstance(x, Mapping):
             parts = dict(x)
-        elif isinstance(x, np.ndarray):
+        elif is_array(x) and len(names) == 1:
             parts = {names[0]: x}
+        elif is_array(x) or not isinstance(x, Sequence):
+            raise ShapeError(f"x is {a(type(x))}: expected arrays of {', '.join(names)}, in this order or by name")
         elif len(x) != len(names):
             raise ShapeError(f"{len(x)} inputs: expected {names}")
         else:
@@ -181,8 +201,8 @@ class Runtime:
         if set(parts) != set(names):
             raise ShapeError(f"inputs {sorted(parts)}: expected {names}")
         if MASK in self.inputs:
-            shape = np.shape(parts[names[0]])[:-1]
-            parts[MASK] = np.ones(shape, bool) if token_mask is None else token_mask
+            parts[names[0]] = as_array(names[0], parts[names[0]])
+            parts[MASK] = np.ones(parts[names[0]].shape[:-1], bool) if token_mask is None else token_mask
         elif token_mask is not None:
             raise ShapeError("token_mask: this model's inputs say themselves what is absent")
         feed = {name: self._checked(name, parts[name]) for name in self.inputs}
@@ -193,7 +213,7 @@ class Runtime:
 
     def _checked(self, name: str, value: Any) -> Array:
         shape, dtype = self.inputs[name]
-        array = np.asarray(value)
+        array = as_array(name, value)
         fits = array.ndim == len(shape) and all(
             isinstance(wanted, str) or wanted == came for wanted, came in zip(shape, array.shape, strict=True)
         )
@@ -205,23 +225,36 @@ class Runtime:
 
 def take(state: Any, rows: Sequence[int] | Array) -> Any:
     """The rows with these indices (or where a bool [B] is true), as a new state; of none, a state of no rows."""
-    return type(state)(*(leaf[_indices(rows)] for leaf in state))
-
-
-def _indices(rows: Sequence[int] | Array) -> Array:
-    """An empty list has the type of fractions, and indexes nothing."""
-    index = np.asarray(rows)
-    return index if index.size else np.zeros(0, np.intp)
+    leaves = [as_array(name, leaf) for name, leaf in zip(state._fields, state, strict=True)]
+    return type(state)(*(leaf[row_indices(rows, len(leaf))] for leaf in leaves))
 
 
 def stack(states: Sequence[Any]) -> Any:
-    """Join states of some rows each into one batch, in order."""
+    """Join states of some rows each into one batch, in order.
+
+    Raises:
+        ShapeError: there are none, or they are of different models.
+    """
     if not states:
         raise ShapeError("stack() needs at least one state")
+    forms = [[(name, leaf.dtype, leaf.shape[1:]) for name, leaf in zip(one._fields, one, strict=True)] for one in states]
+    for number, form in enumerate(forms):
+        if form != forms[0]:
+            one, other = next((one, other) for one, other in zip_longest(forms[0], form) if one != other)
+            raise ShapeError(f"state {number} has {_said(other)}, and state 0 {_said(one)}: expected states of one model")
     return type(states[0])(*(np.concatenate(parts) for parts in zip(*states, strict=True)))
 
 
-def _described(folder: Path) -> dict[str, Any]:
+def _said(leaf: Any) -> str:
+    return f"{leaf[0]} {leaf[1]} [B, {', '.join(map(str, leaf[2]))}]" if leaf else "no more leaves"
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """What an export says of itself.
+
+    Raises:
+        CheckpointError: the folder is none, or of a newer version.
+    """
     content = read_json(folder / DESCRIPTION, "tokenturing export")
     version = content.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:

@@ -98,8 +98,17 @@ def app(engine: Engine, access: Access | None = None, page: Path | None = None) 
     routes: list[BaseRoute] = [WebSocketRoute("/v1/connect", here.connect)]
     routes += [Route(path, here.guarded(*handlers), methods=list(handlers[0])) for path, handlers in here.table().items()]
     if page is not None:
-        routes.append(Mount("/", StaticFiles(directory=page, html=True)))
+        routes.append(Mount("/", _Page(directory=page, html=True)))
     return Starlette(routes=routes, lifespan=lifespan)
+
+
+class _Page(StaticFiles):
+    """Files that a browser asks for anew each time: after an upgrade, old parts would meet new ones."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 Handler = Callable[[Request], Awaitable[Response]]

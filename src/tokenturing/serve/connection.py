@@ -40,12 +40,15 @@ class Connection:
         """messages that are not answered yet"""
         self._less = asyncio.Event()
         self._held: dict[str, Seat] = {}
+        self._ended = False
         self._bad = 0
         self._allowed, self._counted = engine.limits.messages_per_second * BURST, time.monotonic()
 
     def send(self, message: Message, encoded: bytes | None = None) -> None:
         if isinstance(message, say.Gone):
             self._held.pop(message.session, None)
+        elif isinstance(message, say.Opened):
+            self._hold(message.session)
         if not isinstance(message, say.Kept) and not (isinstance(message, say.Gone) and message.request is None):
             self._open -= 1
             self._less.set()
@@ -78,6 +81,7 @@ class Connection:
             for task in (writer, reader):
                 task.cancel()
             await asyncio.gather(writer, reader, return_exceptions=True)
+            self._ended = True
             for seat in self._held.values():
                 self.engine.detach(seat, self)
 
@@ -128,15 +132,12 @@ class Connection:
             match message:
                 case say.Open():
                     record, secret = await self.engine.open(message, self)
-                    self._hold(record.session)
                     self.send(opened(message.request, record, secret))
                 case say.Import():
                     record, secret = await self.engine.take_in(message, self)
-                    self._hold(record.session)
                     self.send(opened(message.request, record, secret))
                 case say.Attach():
                     record = await self.engine.attach(message, self)
-                    self._hold(record.session)
                     self.send(opened(message.request, record))
                 case say.Detach():
                     seat = self._seat(message.session)
@@ -157,7 +158,11 @@ class Connection:
             self.send(error_message(ProtocolError("internal", "the server failed at this, and its log says why"), message))
 
     def _hold(self, session: str) -> None:
-        if seat := self.engine.seats.get(session):
+        if (seat := self.engine.seats.get(session)) is None or seat.listener is not self:
+            return
+        if self._ended:  # a fork was finished after the client had gone
+            self.engine.detach(seat, self)
+        else:
             self._held[session] = seat
 
     def _seat(self, session: str) -> Seat:

@@ -228,7 +228,8 @@ class Stepped(Message, frozen=True):
     steps: int
     events: list[Event] = []
     outputs: dict[str, Array] = {}
-    """y and what else the model finds, without the axis of rows; of "media" sessions what it perceives"""
+    """y and what else the model finds, without the axis of rows; of "media" sessions what it perceives
+    and what the step did to its memory"""
 
 
 class Done(Message, frozen=True):

@@ -66,7 +66,10 @@ class WatchedStream:
         self, inputs: Mapping[str, np.ndarray], y: np.ndarray, state: Any, perceived: Mapping[str, np.ndarray]
     ) -> tuple[list[Event], dict[str, Array]]:
         events = self._session.absorb(inputs, y, state, perceived)
-        return [Event(*event) for event in events], {name: array(part[0]) for name, part in perceived.items()}
+        outputs = {name: array(part[0]) for name, part in perceived.items()}
+        if memory := getattr(self._session, "memory", None):
+            outputs |= {name: array(part) for name, part in memory().items()}
+        return [Event(*event) for event in events], outputs
 
     def ask(self, queries: Sequence[str | int]) -> list[Reply]:
         answers = self._session.ask(*map(str, queries))

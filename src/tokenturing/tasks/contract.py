@@ -6,6 +6,7 @@ A task is a class with a frozen dataclass `Config`, whose fields are the recipe'
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -86,7 +87,8 @@ class Session(Protocol):
 
     One that a server can keep, and step together with others, has these and `state`, that of the model; `encode(step)`, the
     model's inputs [1, ...] by name; and `absorb(inputs, y, state, perceived)`, which takes what the model made of them and
-    returns what is noticed. `take` is one after the other.
+    returns what is noticed. `take` is one after the other. Where it has a `memory()`, arrays by name that tell what the last
+    step did to its memory, those who watch get to see them.
     """
 
     questions: Sequence[str]
@@ -116,6 +118,8 @@ class Task(Protocol):
     Config: ClassVar[type]
     extras: ClassVar[tuple[str, ...]] = ()
     """of this package, that training and evaluating need"""
+    page: ClassVar[Path | None] = None
+    """a folder with index.html, in which people can talk to a model in the browser; a server shows it at /"""
 
     @abstractmethod
     def build(self) -> nn.Module:

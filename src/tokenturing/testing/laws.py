@@ -4,20 +4,18 @@ Each takes the subject and returns None, or a sentence on which rows and steps d
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tokenturing.testing.law import Unchecked, has_step, law, several_rows, several_steps, takes
+from tokenturing.testing.law import Unchecked, has_step, law, several_rows, several_steps
 from tokenturing.testing.subject import (
     ROUNDINGS,
     Subject,
     at,
     changed,
     cut,
-    flags,
     fresh_copy,
     gradients_of,
     nudged,
@@ -30,6 +28,25 @@ from tokenturing.testing.subject import (
     run_steps,
 )
 from tokenturing.testing.trees import Difference, Tolerance, compare, distance, largest, leaves, map_tree
+
+
+@law("outputs are numbers")
+def numbers(subject: Subject) -> str | None:
+    if any(x.isnan().any() for _, x in leaves(subject.inputs)):
+        raise Unchecked("the inputs hold NaN")
+    outputs, state = run(subject, subject.inputs)
+    for name, y in leaves(outputs):
+        lost = y.isnan().flatten(2).any(-1) if y.dim() > 2 else y.isnan()
+        if lost.any():
+            row, step = lost.nonzero()[0].tolist()
+            return (
+                f"the output{f' {name!r}' if name else ''} of row {row} is NaN from step {step} on, and the inputs are not: no "
+                "law can tell one NaN from another; give inputs that it can work with, or leave this law out if NaN is meant"
+            )
+    for name, leaf in leaves(state):
+        if leaf.numel() and leaf.isnan().all():
+            return f"state leaf {name!r} is NaN throughout, and the inputs are not: no law can tell one NaN from another"
+    return None
 
 
 @law("same call, same result")
@@ -171,74 +188,6 @@ def causality(subject: Subject) -> str | None:
         past = (cut(expected, 0, step), ()), (cut(actual, 0, step), ())
         if difference := subject.compare(*past):
             return f"{difference} when the inputs change only from step {step} on: it sees the future"
-    return None
-
-
-@law("a reset restarts exactly its rows", takes("reset"))
-def resets(subject: Subject) -> str | None:
-    _, used = run(subject, changed(subject.inputs))
-    plain = run(subject, subject.inputs, used)
-    for step in sorted({0, subject.steps // 2, subject.steps - 1}):
-        index = step % subject.rows
-        actual = run(subject, subject.inputs, used, reset=flags(subject, False, (index, step)))
-        what = f"when row {index} is reset before step {step}"
-        afresh = run(subject, row(cut(subject.inputs, step, subject.steps), index))
-        after = row((cut(actual[0], step, subject.steps), actual[1]), index)
-        if difference := subject.compare(afresh, after, first_step=step):
-            return f"{difference.of([index])} from a fresh start {what}: something of the old state survives"
-        before = (cut(plain[0], 0, step), ()), (cut(actual[0], 0, step), ())
-        if step and (difference := subject.compare(*before)):
-            return f"{difference} {what}: the reset comes too early"
-        others = [other for other in range(subject.rows) if other != index]
-        if others and (difference := subject.compare(rows(plain, others), rows(actual, others))):
-            return f"{difference.of(others)} {what}: the reset reaches other rows"
-    if subject.probe_nan:
-        lost = map_tree(lambda leaf: _with_nan(leaf, 0), used)
-        actual = run(subject, subject.inputs, lost, reset=flags(subject, False, (0, 0)))
-        afresh = run(subject, row(subject.inputs, 0))
-        if difference := subject.compare(afresh, row(actual, 0)):
-            return f"{difference.of([0])} from a fresh start when its state is NaN and is reset: replace it, NaN times 0 is NaN"
-    return None
-
-
-def _with_nan(leaf: Tensor, index: int) -> Tensor:
-    if not (leaf.is_floating_point() or leaf.is_complex()):
-        return leaf
-    leaf = leaf.clone()
-    leaf[index] = torch.nan
-    return leaf
-
-
-@law("an inactive row keeps its state to the bit", takes("active"))
-def inactive(subject: Subject) -> str | None:
-    step, index = subject.steps // 2, subject.rows - 1
-    others = list(range(index))
-    _, state = run(subject, cut(subject.inputs, 0, max(1, step)))
-    now = cut(subject.inputs, step, step + 1)
-    plain = run(subject, now, state)
-    for nan in probes(subject):
-        here = changed(now, rows=index, nan=True) if nan else now
-        y, following = run(subject, here, state, active=flags(subject, True, (index, step))[:, step : step + 1])
-        what = f"when row {index} is inactive at step {step}" + " and its input is NaN" * nan
-        kept = row((map_tree(torch.zeros_like, y), state), index)
-        if difference := compare(kept, row((y, following), index), first_step=step):
-            wrong = "its state does not stay" if difference.step is None else "its output is not zeros"
-            return f"{difference.of([index])} {what}: {wrong}"
-        if others and (difference := subject.compare(rows(plain, others), rows((y, following), others), first_step=step)):
-            return f"{difference.of(others)} {what}: a leak across rows"
-    return None
-
-
-@law("inactive steps are as if they were not there", takes("active"), several_steps)
-def skipped_steps(subject: Subject) -> str | None:
-    off = [step for step in range(subject.steps) if step % 3 == 1]
-    on = [step for step in range(subject.steps) if step % 3 != 1]
-    y, state = run(subject, subject.inputs, active=flags(subject, True, *((0, step) for step in off)))
-    without = run(subject, map_tree(lambda x: x[:1, on], subject.inputs))
-    if difference := subject.compare(without, (map_tree(lambda x: x[:1, on], y), row(state, 0))):
-        if difference.step is not None:
-            difference = replace(difference, step=on[difference.step])
-        return f"{difference} when row 0 is inactive at the steps {', '.join(map(str, off))}: they change later results"
     return None
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from tokenturing.errors import OptionError, ShapeError, choose
-from tokenturing.testing import laws
+from tokenturing.testing import laws, laws_of_flags
 from tokenturing.testing.law import LAWS, Unchecked
 from tokenturing.testing.subject import Subject, flags, run
 from tokenturing.testing.trees import TOLERANCES, compare, leaves
 
 FLAGS = ("reset", "active")
-assert laws  # importing them fills the table
+assert laws
+assert laws_of_flags  # importing them fills the table
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,15 @@ def check_streaming(
     """Check the laws of streaming on a recurrent module of your own.
 
     Args:
-        model: called as `model(x, state, reset=..., active=...)`; its training mode is left as it is.
+        model: called as `model(x, state, reset=..., active=...)`; its training mode is left as it is. A reset counts in a step in
+            which the row is inactive too: it then keeps the state from before its first step.
         inputs: [B, T, ...], or tuples or dicts of such tensors; 2 rows or more and about 8 steps reveal the most.
         initial_state: batch size -> state; None: `model.initial_state`.
         step: (x [B, ...], state) -> (y [B, ...], state); None: `model.step`, if there is one.
         splits: chunk lengths to try, each adding up to T; None: a few.
         tolerance: the largest difference allowed, relative to the largest value of each tensor; None: by dtype, 1e-4 for float32.
             What is all rounding, as it moves as much when inputs are rounded, may differ by that.
-        probe_nan: also try NaN in inputs that must not matter: those of other rows and of inactive rows.
+        probe_nan: also try NaN in inputs that must not matter: those of other rows, of inactive rows and from before a reset.
         grows: whether the state may grow with the stream.
         skip: laws not to check.
         raises: whether to raise if a law is broken, instead of only reporting it.
@@ -155,7 +158,7 @@ def _subject(
         step or getattr(model, "step", None),
         frozenset(),
         frozenset(),
-        _tolerance(model, tensors) if tolerance is None else tolerance,
+        _tolerance(model, tensors, initial_state) if tolerance is None else tolerance,
         tolerance is None,
         tuple(map(tuple, splits)) if splits else _splits(steps),
         probe_nan,
@@ -169,12 +172,21 @@ def _subject(
     )
 
 
-def _tolerance(model: Callable[..., Any], tensors: list[Tensor]) -> float:
-    """By the types of the inputs, or of the parameters where inputs are numbers of tokens."""
-    types = [t.dtype for t in tensors if t.is_floating_point() or t.is_complex()]
-    if not types and isinstance(model, nn.Module):
-        types = [parameter.dtype for parameter in model.parameters()]
-    return max((TOLERANCES.get(dtype, 0.0) for dtype in types), default=1e-4) or 1e-4
+def _tolerance(model: Callable[..., Any], inputs: list[Tensor], initial_state: Callable[[int], Any]) -> float:
+    """By the types of the inputs, or of the parameters where inputs are numbers of tokens.
+
+    That of float32 does too where inputs are finer than a state or parameters. A state coarser than that loses what is in it.
+    """
+    others: list[Tensor] = list(model.parameters()) if isinstance(model, nn.Module) else []
+    own = _by_type(inputs) or _by_type(others) or 1e-4
+    with suppress(Exception), torch.no_grad():  # whatever is wrong with the module is for its laws to say
+        others += [leaf for _, leaf in leaves(initial_state(len(inputs[0])))]
+    return max(own, min(TOLERANCES[torch.float32], _by_type(others)))
+
+
+def _by_type(tensors: Sequence[Tensor]) -> float:
+    """The tolerance of the coarsest type, 0 where there is none."""
+    return max((TOLERANCES.get(t.dtype, 0.0) for t in tensors), default=0.0)
 
 
 def _takes(subject: Subject, flag: str) -> bool | None:

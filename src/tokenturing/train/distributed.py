@@ -74,9 +74,10 @@ class Workers:
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 
-    def average(self, *values: Tensor) -> list[float]:
+    def average(self, *values: Tensor | float) -> list[float]:
         """Means over the processes."""
-        together = torch.stack([value.detach().float() for value in values])
+        device = next((value.device for value in values if isinstance(value, Tensor)), torch.device("cpu"))
+        together = torch.stack([torch.as_tensor(value).detach().float().to(device) for value in values])
         if self.count > 1:
             dist.all_reduce(together)
             together /= self.count

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tokenturing.train.plain import plain
+
 
 class RunLog:
     """Metrics of a run in `metrics.jsonl` and, where TensorBoard is installed, as its events.
@@ -39,6 +41,7 @@ class RunLog:
 
     def write(self, update: int, **metrics: Any) -> None:
         """One line for an update; a dict of metrics has names of its own, "validation/right" among the events."""
+        metrics = plain(metrics)
         self.file.write(json.dumps({"update": update, **metrics}) + "\n")
         self.file.flush()
         if self.events is not None:

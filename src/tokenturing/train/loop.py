@@ -1,6 +1,8 @@
 """Training, read top to bottom: streams in chunks, the state carried on, gradients cut between chunks; any task."""
 
+import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,21 +16,28 @@ from tokenturing import state as states
 from tokenturing.checkpoint import save
 from tokenturing.checkpoint.folder import check_savable
 from tokenturing.checkpoint.format import CONFIG
-from tokenturing.errors import CheckpointError, OptionError, a
+from tokenturing.checkpoint.tensors import digest
+from tokenturing.checkpoint.weights import weights_of
+from tokenturing.errors import CheckpointError, OptionError, TokenTuringError, a
 from tokenturing.files import read_json
 from tokenturing.tasks.contract import Task
 from tokenturing.train.distributed import Workers, is_first
 from tokenturing.train.log import RunLog
 from tokenturing.train.optim import build_optimizer, rate_at, set_rate
+from tokenturing.train.plain import finite, plain
 from tokenturing.train.recipe import Recipe
-from tokenturing.train.resume import FILE, load_training, save_training
+from tokenturing.train.resume import FILE, check_recipe, check_start, load_training, save_training
 
 Report = Callable[[int, int, dict[str, Any]], None]
 """called after each update with (updates done, updates in all, metrics so far)"""
 LOG_EVERY = 10
 CPU = torch.device("cpu")
-MAY_CHANGE = ("updates", "evaluate_every", "save_every", "threads")
-"""of [train]: what a run may be resumed with another value of"""
+MOST_LOST = 100
+"""updates in a row without a finite loss and gradient, after which a run is given up"""
+
+
+class TrainingError(TokenTuringError):
+    """A run that learns nothing."""
 
 
 class Training:
@@ -60,8 +69,11 @@ class Training:
         torch.manual_seed(recipe.train.seed)
         self.model = self.task.build()
         check_savable(self.model)  # rather than after hours of training
+        self.start: str | None = None
+        """a hash of the weights that the run began from, if they were given"""
         if start is not None:
             _begin_from(self.model, start)
+            self.start = digest(weights_of(start).items())
         if recipe.train.compile:
             self._compile()
         self.batches = self.task.batches("train", self.workers.rows, recipe.train.steps, self.model)
@@ -72,6 +84,9 @@ class Training:
         self.update = 0
         self.seconds = 0.0
         self.skipped = 0
+        """updates that were left out, as their loss or gradient was not finite"""
+        self.lost = 0
+        """the last so many of them in a row"""
         self.validation: dict[str, float] = {}
         if (folder / FILE).exists():
             self._resume()
@@ -86,33 +101,31 @@ class Training:
     def _resume(self) -> None:
         initial_state = getattr(self.model, "initial_state", None)
         like = None if initial_state is None else initial_state(self.recipe.train.rows)
-        state, progress = load_training(self.folder, self.model, self.optimizer, like, self._check_recipe, self.device)
+
+        def check(recipe: dict[str, Any]) -> None:
+            check_recipe(self.recipe.to_json(), recipe, self.folder)
+
+        state, progress = load_training(self.folder, self.model, self.optimizer, like, check, self.device)
         self.state = None if state is None else states.move(self.workers.own(state), self.device)
         self.update, self.seconds, self.skipped = progress["update"], progress["seconds"], progress["skipped"]
+        self.lost = progress.get("lost", 0)
+        check_start(self.start, progress.get("start"), self.folder)
+        self.start = progress.get("start")
         self.validation = progress.get("validation", {})
         self.batches.restore(progress["streams"])
-
-    def _check_recipe(self, theirs: dict[str, Any]) -> None:
-        """Raise an OptionError that names the first key in which the run that is there differs."""
-        ours = _lasting(self.recipe.to_json())
-        for key, value in ours.items():
-            other = _lasting(theirs).get(key)
-            if other != value:
-                raise OptionError(
-                    f"{self.folder} holds a run of another recipe ({key}={other!r}, and now {value!r}): choose another --out, "
-                    "or delete it"
-                )
 
     def save(self) -> None:
         """Write all that is needed to go on; called by all processes together."""
         state = None if self.state is None else self.workers.whole(self.state)
-        streams = self.workers.whole_streams(self.batches.state())
+        streams = self.workers.whole_streams(plain(self.batches.state()))
         if not self.workers.first:
             return
         progress = {
             "update": self.update,
             "seconds": self.seconds,
             "skipped": self.skipped,
+            "lost": self.lost,
+            "start": self.start,
             "validation": self.validation,
             "streams": streams,
             "recipe": self.recipe.to_json(),
@@ -137,20 +150,37 @@ class Training:
         found["loss"].backward()
         self.workers.average_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.train.clip)
-        if torch.isfinite(norm):
+        losses = dict(zip(found, self.workers.average(*found.values()), strict=True))
+        if torch.isfinite(norm) and math.isfinite(losses["loss"]):
             self.optimizer.step()
+            self.lost = 0
         else:
             self.skipped += 1
+            self.lost += 1
         self.state = None if state is None else states.detach(state)
         self.update += 1
         self.seconds += time.perf_counter() - began
-        return dict(zip(found, self.workers.average(*found.values()), strict=True)) | {"rate": rate}
+        return losses | {"rate": rate}
 
     def validate(self) -> dict[str, float]:
         """What the task finds on validation data; nothing that is trained notices."""
         with looking(self.model, self.device):
-            self.validation = self.task.validate(self.model)
+            found = self.task.validate(self.model)
+        if not isinstance(found, dict):
+            kind = type(self.task).__name__
+            raise OptionError(f"validate() of the task {kind} returned {a(type(found))}: expected a dict of numbers by name")
+        self.validation = plain(found)
         return self.validation
+
+    def check_learning(self) -> None:
+        """Raise a TrainingError where nothing is learned: long in a row, or from the first update to the last."""
+        ended = self.update >= self.recipe.train.updates
+        if self.lost >= MOST_LOST or (ended and self.lost == self.update > 0):
+            raise TrainingError(
+                f"the loss or its gradient was not finite in the last {self.lost} of {self.update} updates, so that nothing was "
+                f"learned from them, and no model was written: expected a lower train.rate, or other data or losses of the task "
+                f"{self.recipe.task!r}"
+            )
 
 
 @contextmanager
@@ -175,20 +205,6 @@ def _begin_from(model: nn.Module, start: nn.Module) -> None:
         raise OptionError(f"--from: the weights do not fit the recipe's model ({' '.join(str(error).split())})") from error
 
 
-def _lasting(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe by dotted keys, without what may change between a run's parts."""
-    flat = dict(_flat(recipe))
-    return {key: value for key, value in flat.items() if key not in [f"train.{name}" for name in MAY_CHANGE]}
-
-
-def _flat(recipe: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in recipe.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def train(
     recipe: Recipe,
     folder: Path,
@@ -206,6 +222,7 @@ def train(
         run = Training(recipe, folder, task, start, device)
         if run.update < recipe.train.updates:
             _go_on(run, report)
+        run.check_learning()
         if run.workers.first and _updates_of(folder / "model") != run.update:
             save(run.model, folder / "model", notes=run_notes(run))
         return run.model
@@ -218,6 +235,7 @@ def _go_on(run: Training, report: Report | None) -> None:
     metrics: dict[str, Any] = {}
     while run.update < total:
         metrics |= run.advance()
+        run.check_learning()
         if log is not None:
             _look(run, log, metrics, total)
         if run.update % recipe.train.save_every == 0 or run.update == total:
@@ -226,6 +244,10 @@ def _go_on(run: Training, report: Report | None) -> None:
             report(run.update, total, metrics)
     if log is not None:
         log.close()
+        if run.skipped:
+            warnings.warn(
+                f"{run.skipped} of {run.update} updates had no finite loss and gradient, and were left out", stacklevel=3
+            )
 
 
 def _updates_of(folder: Path) -> int | None:
@@ -271,6 +293,6 @@ def run_notes(run: Training) -> dict[str, Any]:
         "seconds": round(run.seconds),
         "updates": run.update,
         "updates_skipped": run.skipped,
-        **run.task.notes(),
-        "validation": run.validation,
+        **finite(plain(run.task.notes())),
+        "validation": finite(run.validation),
     }

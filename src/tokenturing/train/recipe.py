@@ -7,11 +7,11 @@ with `base = "other.toml"` has what that file says, and what it says itself inst
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenturing.errors import OptionError, closest
+from tokenturing.errors import OptionError, a, closest
 from tokenturing.extras import require
 from tokenturing.options import assign, build, choice, merge, number
 from tokenturing.registry import TASKS, find_task
@@ -112,7 +112,7 @@ def task_of(model: Any) -> Any:
         raise OptionError(f"this {kind} does not say what task it is for: expected a model that `tokenturing train` trained")
     name = recipe["task"]
     cls = find_task(name, anywhere=False)
-    options = default = cls.Config()
+    options = default = _defaults(cls.Config, f"the Config of task={name!r}")
     for key in (f.name for f in fields(default)):
         try:
             options = build(options, {key: recipe[key]} if key in recipe else {})
@@ -127,9 +127,38 @@ def _task_of(content: Mapping[str, Any]) -> tuple[str, Any]:
     if not isinstance(name, str):
         raise OptionError(f"the recipe names no task: expected task = {closest('', TASKS)}, or module:Class")
     cls = find_task(name)
-    if own := {f.name for f in fields(cls.Config)} & set(OWN):
+    default = _defaults(cls.Config, f"the Config of task={name!r}")
+    if own := {f.name for f in fields(default)} & set(OWN):
         raise OptionError(f"the Config of task={name!r} has a field {own.pop()!r}, which is the recipe's own: rename it")
-    return name, cls.Config()
+    return name, default
+
+
+KINDS = "a number, a text, True or False, a tuple, a dict, or a frozen dataclass of these"
+
+
+def _defaults(cls: type[Any], where: str) -> Any:
+    """An instance of a task's Config: its fields are what a recipe may set, and what kind each is stands in its default.
+
+    Raises:
+        OptionError: a field has none, or one of no kind that a recipe can write.
+    """
+    if not (isinstance(cls, type) and is_dataclass(cls)):
+        raise OptionError(f"{where} is no dataclass: expected one, frozen, with a default for each field")
+    for one in fields(cls):
+        if one.init and one.default is MISSING and one.default_factory is MISSING:
+            raise OptionError(f"{where} has the field {one.name!r} without a default: expected {KINDS}")
+    default = cls()
+    _check_kinds(default, where)
+    return default
+
+
+def _check_kinds(default: Any, where: str) -> None:
+    for one in fields(default):
+        value = getattr(default, one.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            _check_kinds(value, f"{where}, in {one.name!r},")
+        elif not isinstance(value, int | float | str | tuple | dict):
+            raise OptionError(f"{where} has {one.name}={value!r} for a default, {a(type(value))}: expected {KINDS}")
 
 
 def _read(path: Path, bases: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """All that a training run needs to go on as if it had never stopped, in one file, never pickle."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from tokenturing.errors import CheckpointError, OptionError
 from tokenturing.files import write_file
 
 FILE = "training.safetensors"
+MAY_CHANGE = ("updates", "evaluate_every", "save_every", "threads")
+"""of [train]: what a run may be resumed with another value of"""
 
 
 def save_training(
@@ -74,3 +76,34 @@ def load_training(
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def check_recipe(ours: dict[str, Any], theirs: dict[str, Any], folder: Path) -> None:
+    """Raise an OptionError that names the first key in which the run in the folder differs from ours."""
+    for key, value in _lasting(ours).items():
+        other = _lasting(theirs).get(key)
+        if other != value:
+            raise OptionError(
+                f"{folder} holds a run of another recipe ({key}={other!r}, and now {value!r}): choose another --out, or delete it"
+            )
+
+
+def check_start(ours: str | None, theirs: str | None, folder: Path) -> None:
+    """Raise an OptionError where weights are given and the run in the folder did not begin from them."""
+    if ours not in (None, theirs):
+        began = "from other weights" if theirs else "without given weights"
+        raise OptionError(f"--from: {folder} holds a run that began {began}: leave out --from to go on, or choose another --out")
+
+
+def _lasting(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe by dotted keys, without what may change between a run's parts."""
+    flat = dict(_flat(recipe))
+    return {key: value for key, value in flat.items() if key not in [f"train.{name}" for name in MAY_CHANGE]}
+
+
+def _flat(recipe: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in recipe.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from tokenturing.checkpoint.hub import HubMixin
 from tokenturing.errors import OptionError, closest
 from tokenturing.models.contract import Input, RecurrentModel
+from tokenturing.models.machine import TokenTuringMachine
 from tokenturing.registry import BASELINES, find_class
 from tokenturing.tasks.recall.answer import AnswerHead
 from tokenturing.tasks.recall.eyes.perception import FRAME_TOKENS, SOUND_FEATURES, Perception
@@ -140,6 +141,13 @@ class RecallModel(HubMixin):
         """One step [B, ...] -> the memory's output tokens y [B, R, D], of which `ask` answers, and the next state."""
         tokens, mask = self.tokens(inputs)
         return self.memory.step(tokens, state, token_mask=mask)
+
+    def step_and_watch(self, inputs: PerceivedInput, state: Any) -> tuple[Tensor, Any, dict[str, Tensor]]:
+        """The same, and what it read and wrote where the memory has slots."""
+        tokens, mask = self.tokens(inputs)
+        if isinstance(self.memory, TokenTuringMachine):
+            return self.memory.step_and_watch(tokens, state, mask)
+        return *self.memory.step(tokens, state, token_mask=mask), {}
 
     def forward(
         self,

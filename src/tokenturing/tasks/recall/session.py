@@ -133,6 +133,20 @@ class RecallSession:
         heard = self.ears.advance(self.perceived["heard"][0]) if self.inputs["has_sound"][0] else None
         return [event for event in (seen, heard) if event]
 
+    def memory(self) -> dict[str, np.ndarray]:
+        """For each slot [M] how much of it the last step wrote, 0 to 1, and how many steps ago it was last written anew.
+
+        Where the step gives no gates, the writes are told by what they changed. Models without slots have nothing to show.
+        """
+        if not {"memory", "age"} <= set(self.state._fields):
+            return {}
+        if "written" in self.perceived:
+            return {"written": self.perceived["written"][0], "age": self.state.age[0]}
+        before, after = self.before.memory[0], self.state.memory[0]
+        size = np.maximum(np.linalg.norm(before, axis=-1), 1e-6)
+        written = (np.linalg.norm(after - before, axis=-1) / size).clip(0, 1)
+        return {"written": written.astype(np.float32), "age": self.state.age[0]}
+
     def snapshot(self) -> dict[str, np.ndarray]:
         """All that it needs to go on."""
         y = np.zeros((1, *self.model.description["output"]), np.float32) if self.y is None else self.y

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,6 +113,7 @@ class Recall(Task):
 
     Config = RecallOptions
     extras = ("speech", "tasks")
+    page = Path(__file__).parent / "page"
 
     def __init__(self, options: RecallOptions | None = None, seed: int = 0, report: Report | None = None):
         self.options = options or RecallOptions()

@@ -1,0 +1,14 @@
+// Handwritten digits of 8 x 8 pixels from 0 to 16, a letter each ("a" is 0): made by docs/page_data.py from the
+// test split of scikit-learn's digits (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, CC BY 4.0).
+export const SAMPLES = [
+  ["aacnkdaaaakpmnbaaaqeageaacqdabhaafnfaciaaemaadiaaanfgnfaaafoniba", "aaiolcaaagqhgnbaailaakeaahiaafhaaieaahiaackaahkaaaodepdaaafqqhaa", "aadmhaaaaaommeaaacoabnaaabmaahfaacnaackaaapdadoaaahmilmaaaclqlca"],
+  ["aaaqnaaaaaappaaaaaaqnaaaaadqlaaaaacqmaaaaadqmaaaaabqmaaaaaampbaa", "aadillbaaadqqmaaaacpqmaaaaaqqhaaaabpqkaaaabqqgaaaadqqfaaaacpqgaa", "aaaafpgaaaaepqeaadlqkqeaaeldaqeaaaaabqeaaaaadqdaaaaafqeaaaaagpea"],
+  ["aeqpcaaaalpphaaaajkgoaaaaaahpaaaaaankaaaaabqhccaabmqpqpaaeqqqmla", "aalqkaaaagpqqgaaaaaclmaaaaaajiaaaaaepcaaabjpjdaaaaqqqqhaaaknieba", "acnqkaaaampjqcaaakibqgaaabbcqgaaaaakpcaaaacpjaaaacpqjigaabnqqqqd"],
+  ["aagondaaaamcdoaaaaaainaaaaamqdaaaaaainbaabhaahlaadncahnaaafoopga", "abikokaaamkggqcaadaahobaaaaajlaaaaaacqbaaaaaaimaaaeacljaaamqomea", "acloojaaadkhkqdaaaaenmaaaaanpcaaaaapjaaaaaajpaaaaabnjaaaabpnbaaa"],
+  ["aabodaaaaaioadaaabqekmaaahocpfaaanolqqjaaiqqoeaaaaapjaaaaacqfaaa", "aaadqfaaaadokajlabnlacpiahqjlqpbagpnmqjaaaaaipcaaaabphaaaaafpcaa", "aaajkaaaaadqeaaaaamichaaaeqdnndaaoniqqkaaoqqqjbaacejqbaaaaajpcaa"],
+  ["afpmmmeaakommjhaamlaaaaaafpkaaaaaadqdaaaaaapeaaaabhqeaaaaepmaaaa", "aapqmfaaabqplhaaaeqjaaaaaiqomhaaahqokqdaaabakqeaaabkqkaaaanpfaaa", "aagimoaaafqpmhaaaiqneaaaacliolaaaaaaapbaaaaaaofaabjimobaaakpmdaa"],
+  ["aaaliaaaaafqhaaaaakoaaaaaamjbdaaaaoopqhaaakqpmmaaagqnomaaaajppda", "aaaqlaaaaagqkaaaaallaaaaaamplfaaaaopmplaaamnaaqfaagpelqeaaanqoja", "aacokaaaaamkaaaaacpcaaaaahmbegaaahqqppiaaaqnaemaaakmeipaaaclqpfa"],
+  ["aaalqqkaaakmjpjaaaniamfaaagaemaaaacpqqjaaagnpjbaaaajjaaaaaboeaaa", "abmqqpaaahnhiqaaaabaioaaaahpqqlaadpmpecaaabmhaaaaacqcaaaaanjaaaa", "aakqnmpfaeqimqgaagmcqhaaabfjobaaabhqmcaaaiqqmfaaablkaaaaaaogaaaa"],
+  ["aaafpncaaaamhlgaaaajmpbaaabiqeaaadpinaaaahmakhaaaamlkiaaaaagnkaa", "aaahmnbaaailbkiaaamcblhaaakkoiaaabhqjaaaahqhodaaaahnfoaaaaagpoca", "aabgijdaaanpmlhaaanlajhaaafpppaaaaboqqaaaaljaqbaaajkknaaaadljcaa"],
+  ["aabknmfaaanneemaadqhemgaacpqpfaaaabjqaaaaaacpaaaaaalgaaaaaapaaaa", "aadkpoeaacohjqiaahmdoqaaacoqnqaaaaaaaqaaabdaaoaaafpicqaaaaelqpaa", "aaeopgaaafqqqqaaafqqqqdaaacinqfaaaaaiqgaaaaaeqiaaabgnqgaaaenpjaa"],
+];
