@@ -18,6 +18,8 @@ from torch import nn
 import tokenturing as tt
 from tokenturing.bench.report import figures as bench_figures
 from tokenturing.bench.report import markdown
+from tokenturing.bench.serve_report import draw as draw_load
+from tokenturing.bench.serve_report import markdown as load_markdown
 from tokenturing.checkpoint import shipped
 from tokenturing.demo.figures import called
 from tokenturing.demo.report import happenings
@@ -37,6 +39,8 @@ README = Path(__file__).parents[1] / "README.md"
 RECIPES = Path(__file__).parents[1] / "recipes"
 RESULTS, NOTED = Path(__file__).with_name("results.md"), Path(__file__).with_name("results")
 SPEED, MEASURED = Path(__file__).with_name("speed.md"), Path(__file__).with_name("speed")
+LOADED = MEASURED / "serving"
+"""what `tokenturing bench serve` wrote"""
 IMAGES = Path(__file__).with_name("images")
 START, END = "<!-- results:start -->\n", "<!-- results:end -->"
 MINUTE = round(60 / STEP_SECONDS)
@@ -240,6 +244,9 @@ def speed_page(text: str) -> str:
     for file in sorted(MEASURED.glob("*.json")):
         table = markdown(json.loads(file.read_text(encoding="utf-8"))).replace("\n## ", "\n### ")
         text = filled(text, table, f"<!-- {file.stem}:start -->\n", f"<!-- {file.stem}:end -->")
+    for file in sorted(LOADED.glob("load-*.json")):
+        table = load_markdown(json.loads(file.read_text(encoding="utf-8")))
+        text = filled(text, table, f"<!-- {file.stem}:start -->\n", f"<!-- {file.stem}:end -->")
     return text
 
 
@@ -253,4 +260,6 @@ if __name__ == "__main__":
     for file in sorted(MEASURED.glob("*.json")):
         for made in bench_figures(json.loads(file.read_text(encoding="utf-8")), IMAGES):
             made.replace(IMAGES / f"{made.stem}-{file.stem}.png")
+    for file in sorted(LOADED.glob("load-*.json")):
+        draw_load(json.loads(file.read_text(encoding="utf-8")), IMAGES / f"serve-{file.stem}.png")
     print(f"filled the tables of results in {README.name}, {RESULTS.name} and {SPEED.name}, and drew the figures")

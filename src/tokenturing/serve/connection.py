@@ -92,7 +92,8 @@ class Connection:
                 frame = self._out.popleft()
                 sending = self.socket.send_text(frame) if isinstance(frame, str) else self.socket.send_bytes(frame)
                 try:
-                    await asyncio.wait_for(sending, self.engine.limits.stalled_seconds)
+                    async with asyncio.timeout(self.engine.limits.stalled_seconds):
+                        await sending
                 except TimeoutError:
                     raise _Close(TRY_LATER, "replies were left unread for too long") from None
                 except (RuntimeError, OSError):  # it went while this was written
