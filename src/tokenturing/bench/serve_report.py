@@ -25,12 +25,16 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [
         SAID[row["name"]],
         str(row["sessions"]),
-        f"{1e3 * row['median']:.3g}",
-        f"{1e3 * row['p99']:.3g}",
+        _milliseconds(row["median"]),
+        _milliseconds(row["p99"]),
         f"{row['in_time']:.1%}" + (f" ({', '.join(odd)})" if odd else ""),
         f"{row['rate']:.0f}",
         f"{row['server_cpu']:.2f}",
     ]
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:,.0f}" if seconds > 0.1 else f"{1e3 * seconds:.3g}"
 
 
 def _best(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -90,6 +94,8 @@ def draw(result: Result, path: Path) -> Path:
         axes.axhline(1e3 * PERIOD, color="#8a8f98", linewidth=1, label=f"{1e3 * PERIOD:g} ms, when the next step is due")
         axes.set_xscale("log")
         axes.set_yscale("log")
+        most = max(row["sessions"] for row in rows)
+        axes.set_xticks([tick for power in (1, 10, 100, 1000) for tick in (power, 2 * power, 5 * power) if tick <= most])
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter("")
