@@ -89,6 +89,10 @@ def test_no_more_sessions_than_allowed(folder: Path, tmp_path: Path) -> None:
     arguments = ("--exact", "--store", f"sqlite:{tmp_path / 's.db'}", "--max-sessions", "2")
     with serving(f"m={folder}", *arguments, log=tmp_path / "log") as server, connect(server.url, reconnect=0) as client:
         first, _ = client.open(), client.open()
+        with pytest.raises(ServerError, match="there are 2 sessions"):
+            client.open()
+        with pytest.raises(ServerError, match="there are 2 sessions"):
+            first.fork()
         raw = Raw(server.url)
         (full,) = raw.send(say.Open(1))
         assert isinstance(full, say.Error)

@@ -74,7 +74,7 @@ def test_a_change_is_whole(store: Store) -> None:
     mark = pack(MarkBytes(1, b"marked"))
     assert store.put([Change(record(seq=1, state=b"new"), ((1, b"reply"),), (("here", mark),), fence)]) == []
     assert store.get("one") == record(seq=1, state=b"new")
-    assert store.reply("one", 1, WINDOW) == b"reply"
+    assert store.reply("one", 1) == b"reply"
     assert store.marks("one") == ["here"]
     assert unpack_mark(store.mark("one", "here") or b"") == MarkBytes(1, b"marked")
     assert store.mark("one", "there") is None
@@ -84,7 +84,16 @@ def test_only_the_last_replies_are_kept(store: Store) -> None:
     fence = create(store, record(), "a") or 0
     for seq in range(1, 7):
         store.put([Change(record(seq=seq), ((seq, b"%d" % seq),), fence=fence)])
-    assert [store.reply("one", seq, WINDOW) for seq in range(1, 8)] == [None, None, b"3", b"4", b"5", b"6", None]
+    assert [store.reply("one", seq) for seq in range(1, 8)] == [None, None, b"3", b"4", b"5", b"6", None]
+
+
+def test_replies_are_found_by_a_server_with_another_window(url: str, store: Store) -> None:
+    fence = create(store, record()) or 0
+    for seq in range(1, 7):
+        store.put([Change(record(seq=seq), ((seq, b"%d" % seq),), fence=fence)])
+    other = open_store(url, WINDOW + 3)
+    assert [other.reply("one", seq) for seq in range(3, 7)] == [b"3", b"4", b"5", b"6"]
+    other.close()
 
 
 def test_who_was_overtaken_writes_nothing(store: Store) -> None:
@@ -98,7 +107,7 @@ def test_who_was_overtaken_writes_nothing(store: Store) -> None:
     )
     assert lost == ["one"]
     assert store.get("one") == record()
-    assert store.reply("one", 1, WINDOW) is None
+    assert store.reply("one", 1) is None
     assert store.get("two") == record("two", seq=1)
     assert store.put([Change(record(seq=1), fence=claim.fence)]) == []
 
@@ -116,7 +125,7 @@ def test_what_is_deleted_is_gone_with_its_parts(store: Store) -> None:
     store.put([Change(record(seq=1), ((1, b"reply"),), (("here", pack(MarkBytes(1, b""))),), fence)])
     assert store.delete("one")
     assert not store.delete("one")
-    assert (store.get("one"), store.reply("one", 1, WINDOW), store.marks("one"), store.count()) == (None, None, [], 0)
+    assert (store.get("one"), store.reply("one", 1), store.marks("one"), store.count()) == (None, None, [], 0)
     assert store.put([Change(record(seq=2), fence=fence)]) == ["one"]
 
 
@@ -198,7 +207,7 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no room left"):
         store.put([Change(record(seq=1, state=bytes(10**6)), ((1, b"reply"),), fence=fence)])
     assert store.get("one") == record()
-    assert store.reply("one", 1, WINDOW) is None
+    assert store.reply("one", 1) is None
 
 
 @pytest.mark.parametrize(

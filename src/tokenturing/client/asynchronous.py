@@ -7,12 +7,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import msgspec
 
-from tokenturing.client.results import ServerError, SessionLostError, StepResult, server_error, step_result, to_values
+from tokenturing.client.results import ServerError, SessionLostError, StepResult, frame, server_error, step_result, to_values
 from tokenturing.errors import OptionError
 from tokenturing.extras import require
 from tokenturing.serve import messages as say
@@ -60,7 +60,7 @@ class AsyncClient:
         self.url = f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}/v1/connect"
         self._token, self._reconnect = token, reconnect
         self._sessions: dict[str, AsyncSession] = {}
-        self._requests: dict[int, tuple[Any, asyncio.Future]] = {}
+        self._requests: dict[int, _Request] = {}
         self._numbers = itertools.count(1)
         self._socket: Any = None
         self._connected = asyncio.Event()
@@ -110,6 +110,8 @@ class AsyncClient:
 
     def _held(self, opened: say.Opened, secret: str) -> "AsyncSession":
         session = AsyncSession(self, opened, secret)
+        if before := self._sessions.get(session.id):
+            before._end("this client attached to it again")
         self._sessions[session.id] = session
         return session
 
@@ -120,7 +122,8 @@ class AsyncClient:
         number = next(self._numbers)
         future = asyncio.get_running_loop().create_future()
         message = build(number)
-        self._requests[number] = message, future
+        frame(message, self._largest)
+        self._requests[number] = _Request(message, future, time.monotonic())
         try:
             await self._send(message)
             return await future
@@ -150,7 +153,7 @@ class AsyncClient:
         if not isinstance(welcome, say.Welcome) or welcome.version != say.VERSION:
             raise ServerError("version", f"{self.url} speaks another version: expected {say.VERSION}")
         self.models, self.window, self.worker = welcome.models, welcome.window, welcome.worker
-        self.durable = welcome.durability == "step"
+        self.durable, self._largest = welcome.durability == "step", welcome.largest
         self._connected.set()
         if self._reader is None:
             self._reader = asyncio.create_task(self._read())
@@ -160,8 +163,8 @@ class AsyncClient:
 
         while not self._closed:
             try:
-                async for frame in self._socket:
-                    await self._handle(say.decode_reply(frame))
+                async for data in self._socket:
+                    await self._handle(say.decode_reply(data))
             except (ConnectionClosed, OSError):
                 pass
             except Exception as error:  # whoever waits for a reply must not wait for ever
@@ -193,26 +196,30 @@ class AsyncClient:
                 continue
         for session in list(self._sessions.values()):
             session._reattach()
-        for message, _ in list(self._requests.values()):
+        for message in [one.message for one in self._requests.values()]:
             if getattr(message, "session", None) not in self._sessions or isinstance(message, say.Attach):
                 await self._send(message)
 
     async def _handle(self, reply: Any) -> None:
         request, name = getattr(reply, "request", None), getattr(reply, "session", None)
         if request in self._requests:
-            message, future = self._requests[request]
+            message, future, began = self._requests[request]
             if future.done():
                 return
             if not isinstance(reply, say.Error):
                 future.set_result(reply)
             elif isinstance(message, say.Close) and reply.code == "unknown_session":
                 future.set_result(say.Gone(message.session, "closed", request))  # an earlier try did it
-            elif reply.retry and not isinstance(message, say.Attach) and reply.code != "moved":
+            elif self._may_go_away(reply, began) and not isinstance(message, say.Attach):
                 asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._again, message)
             else:
                 future.set_exception(server_error(reply))
         elif name in self._sessions:
             await self._sessions[name]._handle(reply)
+
+    def _may_go_away(self, error: say.Error, since: float) -> bool:
+        """Whether what is in the way may be gone before the time is over in which this client tries again."""
+        return error.retry and error.code not in ("moved", "full") and time.monotonic() - since < self._reconnect
 
     def _again(self, message: Any) -> None:
         _keep(asyncio.ensure_future(self._send(message)))
@@ -220,20 +227,29 @@ class AsyncClient:
     def _fail(self, error: Exception) -> None:
         """Nothing will come any more."""
         self._failure = self._failure or error
-        for _, future in list(self._requests.values()):
-            if not future.done():
-                future.set_exception(error)
+        for one in list(self._requests.values()):
+            if not one.future.done():
+                one.future.set_exception(error)
         for session in list(self._sessions.values()):
             session._fail(error)
+
+
+class _Request(NamedTuple):
+    """A message that has a number of its own, and waits for its reply."""
+
+    message: Any
+    future: asyncio.Future
+    began: float
+    """by the clock of time.monotonic"""
 
 
 class _Input:
     """An input that is not acknowledged yet, or not on the server's disk."""
 
-    __slots__ = ("build", "future", "message")
+    __slots__ = ("began", "build", "future", "message")
 
     def __init__(self, build: Callable[[int], Any], future: asyncio.Future | None):
-        self.build, self.future = build, future
+        self.build, self.future, self.began = build, future, time.monotonic()
         self.message: Any = None
         """with its number, once it was sent"""
 
@@ -340,6 +356,7 @@ class AsyncSession:
             await self._room.wait()
         if self._lost:
             raise self._lost
+        frame(build(say.NUMBERS[-1]), self._client._largest)
         future = asyncio.get_running_loop().create_future()
         self._unsent.append(_Input(build, future))
         await self._pump()
@@ -369,7 +386,7 @@ class AsyncSession:
             return
         seq = one.message.seq
         if isinstance(reply, say.Error):
-            if reply.code == "gap" or (reply.retry and reply.code != "moved"):
+            if reply.code == "gap" or self._client._may_go_away(reply, one.began):
                 self._refused[seq] = one
                 self._wait = max(self._wait, AGAIN_SECONDS if reply.code != "gap" else 0.0)
             else:
@@ -428,7 +445,7 @@ class AsyncSession:
         if not waiting:
             self._last = max(self._last, opened.seq)
         await self._pump()
-        for message, _ in list(self._client._requests.values()):
+        for message in [one.message for one in self._client._requests.values()]:
             if getattr(message, "session", None) == self.id and not isinstance(message, say.Attach | say.Open):
                 await self._client._send(message)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tokenturing.errors import TokenTuringError
-from tokenturing.serve.messages import Array, Error, Event, Stepped, Value, array
+from tokenturing.serve.messages import Array, Error, Event, Message, Stepped, Value, array, decode, encode
 
 
 class ServerError(TokenTuringError):
@@ -47,8 +47,36 @@ def to_array(part: Array) -> np.ndarray:
 
 
 def to_values(inputs: Mapping[str, object]) -> dict[str, Value]:
-    """Inputs as they are sent: arrays, or whatever numpy makes one of; None is left out."""
-    return {name: array(np.asarray(part)) for name, part in inputs.items() if part is not None}
+    """Inputs as they are sent: arrays, or whatever numpy makes one of; None is left out.
+
+    Raises:
+        ServerError: one is no array.
+    """
+    found: dict[str, Value] = {}
+    for name, part in inputs.items():
+        if part is not None:
+            try:
+                found[name] = array(np.asarray(part))
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise ServerError("bad_input", f"{name} is no array ({error}): expected one, or lists of equal lengths") from None
+    return found
+
+
+def frame(message: Message, largest: int) -> bytes:
+    """A message as the content of a frame.
+
+    Raises:
+        ServerError: the server would take it for none, or for too large a one.
+    """
+    kind = type(message).__name__.lower()
+    try:
+        data = encode(message)
+        decode(data)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ServerError("bad_message", f"{kind} cannot be sent ({error})") from None
+    if len(data) > largest:
+        raise ServerError("too_large", f"{kind} has {len(data)} bytes: this server takes {largest}, see its --max-message")
+    return data
 
 
 def server_error(reply: Error) -> ServerError:

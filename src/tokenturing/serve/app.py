@@ -162,6 +162,7 @@ class Http:
                 return await handler(request)
             except (TokenTuringError, StoreError) as error:
                 said = error_message(error)
+                self.engine.metrics.errors.labels(said.code).inc()
                 return _json(said, STATUS.get(said.code, 400))
 
         return handle

@@ -45,6 +45,8 @@ class Connection:
         self._allowed, self._counted = engine.limits.messages_per_second * BURST, time.monotonic()
 
     def send(self, message: Message, encoded: bytes | None = None) -> None:
+        if isinstance(message, say.Error):
+            self.engine.metrics.errors.labels(message.code).inc()
         if isinstance(message, say.Gone):
             self._held.pop(message.session, None)
         elif isinstance(message, say.Opened):

@@ -38,6 +38,8 @@ SHORTEST_SECRET, LONGEST_NAME = 16, 64
 TICK = 1.0
 """seconds between two looks for sessions that have expired"""
 READERS = 2
+HAND_OVER_SECONDS = 0.002
+"""between two looks whether what a connection left at work is done"""
 
 
 class Listener(Protocol):
@@ -200,8 +202,6 @@ class Engine:
     async def attach(self, message: say.Attach, listener: Listener) -> Record:
         """Hold a session that is there."""
         await self.lookup(message.session, message.secret)
-        if (seat := self.seats.get(message.session)) and seat.dirty_since is not None:
-            await self.flush()
         claim = await self._in(self._write, self.store.claim, message.session, self.worker)
         if claim is None:
             raise _unknown(message.session)
@@ -210,10 +210,24 @@ class Engine:
             if seat:
                 self._drop(seat, "another worker had it meanwhile")
             seat = self.seats[message.session] = Seat(msgspec.structs.replace(claim.record, state=b""), claim.fence)
-        if seat.listener is not None and seat.listener is not listener:
-            seat.listener.send(say.Gone(message.session, "another connection attached to it"))
-        seat.listener = listener
+        if seat.listener is not listener:
+            self._hand_over(seat, listener)
+        while seat.busy and not seat.gone:  # what was begun for the last one is finished, and its number is taken
+            await asyncio.sleep(HAND_OVER_SECONDS)
         return seat.record
+
+    def _hand_over(self, seat: Seat, listener: Listener) -> None:
+        """The session is another connection's; what the last one has in line is not taken any more."""
+        last, seat.listener = seat.listener, listener
+        if last is not None:
+            last.send(say.Gone(seat.record.session, "another connection attached to it"))
+        self._clear_line(seat, "another connection attached to it")
+
+    def _clear_line(self, seat: Seat, why: str) -> None:
+        error = ProtocolError("moved", f"this connection holds the session no more, {why}: attach to it again", retry=True)
+        while seat.queue:
+            job = seat.queue.popleft()
+            job.listener.send(_error(error, job.message))
 
     async def lookup(self, session: str, secret: str | None) -> Record:
         """A session as it is kept; without a secret for those who may see all.
@@ -221,6 +235,8 @@ class Engine:
         Raises:
             ProtocolError: there is none, its secret is another, or its model is not served here.
         """
+        if (seat := self.seats.get(session)) and seat.dirty_since is not None:
+            await self.flush()
         record = await self._in(self._read, self.store.get, session)
         if record is None:
             raise _unknown(session)
@@ -240,9 +256,6 @@ class Engine:
     async def ask(self, session: str, secret: str | None, queries: Sequence[str | int]) -> tuple[int, list[say.Reply]]:
         """Answers of a session that need not be attached, as of its last input -> the number of that and the answers."""
         record = await self.lookup(session, secret)
-        seat = self.seats.get(session)
-        if seat and seat.dirty_since is not None:
-            record = seat.record
 
         def answer() -> list[say.Reply]:
             return self.models[record.model].resume(record.kind, record.state).ask(queries)
@@ -425,7 +438,7 @@ class Engine:
         try:
             saved = seat.replies.get(seq)
             if saved is None:
-                saved = await self._in(self._read, self.store.reply, seat.record.session, seq, self.limits.window)
+                saved = await self._in(self._read, self.store.reply, seat.record.session, seq)
             if saved is None:
                 oldest = max(1, seat.record.seq - self.limits.window + 1)
                 raise ProtocolError(
@@ -440,11 +453,9 @@ class Engine:
 
     def _finish(self, work: Work) -> None:
         """Send the reply, and let the session's next message have its turn."""
-        if isinstance(work.reply, say.Error):
-            self.metrics.errors.labels(work.reply.code).inc()
+        work.seat.busy = False  # whatever becomes of the reply
         if work.reply is not None:
             work.job.listener.send(work.reply, work.encoded or None)
-        work.seat.busy = False
         self._forget_if_unused(work.seat)
         # Not at once: a long line of repeated inputs would be a deep recursion.
         asyncio.get_running_loop().call_soon(self._next, work.seat)
@@ -705,10 +716,7 @@ class Engine:
         self._dirty.pop(session, None)
         if seat.listener is not None:
             seat.listener.send(say.Gone(session, why))
-        error = ProtocolError("moved", f"this connection holds the session no more, {why}: attach to it again", retry=True)
-        while seat.queue:
-            job = seat.queue.popleft()
-            job.listener.send(_error(error, job.message))
+        self._clear_line(seat, why)
 
     def _moved(self, seat: Seat) -> ProtocolError:
         self._drop(seat, "another worker has it now")
@@ -767,7 +775,8 @@ def error_message(error: Exception, message: Any = None) -> say.Error:
 
 
 def _error(error: Exception, message: Any) -> say.Error:
-    where: dict[str, Any] = {name: getattr(message, name, None) for name in ("request", "session", "seq")}
+    about = error.about if isinstance(error, ProtocolError) and message is None else {}
+    where: dict[str, Any] = {name: getattr(message, name, about.get(name)) for name in ("request", "session", "seq")}
     if isinstance(error, ProtocolError):
         return say.Error(error.code, str(error), expected=error.expected, retry=error.retry, **where)
     if isinstance(error, StoreError):

@@ -3,11 +3,12 @@
 Each message is an object whose "type" is the name of its class in small letters. `schema()` is the published description.
 """
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from tokenturing.errors import ShapeError, TokenTuringError
 
@@ -15,7 +16,7 @@ VERSION = 1
 """of the protocol; more by one when a client of before would misunderstand"""
 KINDS = {"bool": "b", "float32": "f", "float64": "f", "int64": "i", "int32": "i", "int16": "i", "uint8": "u"}
 """the types of arrays that may be sent"""
-LARGEST_DIMENSIONS = 8
+LARGEST_DIMENSIONS, LARGEST_SIZE = 8, 2**31
 Code = Literal[
     "bad_message",
     "bad_input",
@@ -38,6 +39,11 @@ Code = Literal[
 ]
 
 
+Number = Annotated[int, Meta(ge=0, le=2**53)]
+"""what JSON, msgpack and every language can write"""
+NUMBERS = range(2**53 + 1)
+
+
 class ProtocolError(TokenTuringError):
     """What is said to a client that something cannot be done.
 
@@ -46,11 +52,20 @@ class ProtocolError(TokenTuringError):
         message: for people.
         expected: the sequence number that would have been right.
         retry: whether the same message may succeed later.
+        about: "request", "session" and "seq" of a message that could not be read, as far as they could.
     """
 
-    def __init__(self, code: Code, message: str, *, expected: int | None = None, retry: bool = False):
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        expected: int | None = None,
+        retry: bool = False,
+        about: Mapping[str, Any] | None = None,
+    ):
         super().__init__(message)
-        self.code, self.expected, self.retry = code, expected, retry
+        self.code, self.expected, self.retry, self.about = code, expected, retry, about or {}
 
 
 class Message(Struct, frozen=True, tag_field="type", tag=str.lower, omit_defaults=True):
@@ -72,7 +87,7 @@ Value = Array | list[Any] | float | bool
 class Open(Message, frozen=True):
     """Begin a session. With an id and a secret of the client's own it can be said again: then it means the one that is there."""
 
-    request: int
+    request: Number
     model: str = ""
     """"": the only one"""
     kind: str = "inputs"
@@ -84,7 +99,7 @@ class Open(Message, frozen=True):
 class Attach(Message, frozen=True):
     """Go on with a session; whoever was attached before is told that it moved."""
 
-    request: int
+    request: Number
     session: str
     secret: str
 
@@ -93,7 +108,7 @@ class Step(Message, frozen=True):
     """One step: the inputs by name without the axis of rows; of a "media" session a frame and a sound, each of which may lack."""
 
     session: str
-    seq: int
+    seq: Number
     inputs: dict[str, Value] = {}
 
 
@@ -101,7 +116,7 @@ class Mark(Message, frozen=True):
     """Give the state as it is now a name to come back to."""
 
     session: str
-    seq: int
+    seq: Number
     name: str
 
 
@@ -109,14 +124,14 @@ class Rewind(Message, frozen=True):
     """Go back to the state that a mark names. Sequence numbers go on."""
 
     session: str
-    seq: int
+    seq: Number
     name: str
 
 
 class Ask(Message, frozen=True):
     """Queries about the last step, any number: of "media" sessions their names, of others their numbers. Nothing changes."""
 
-    request: int
+    request: Number
     session: str
     queries: list[str | int]
 
@@ -124,7 +139,7 @@ class Ask(Message, frozen=True):
 class Fork(Message, frozen=True):
     """Begin another session with this one's state."""
 
-    request: int
+    request: Number
     session: str
     fork: str | None = None
     """the id of the new one"""
@@ -134,14 +149,14 @@ class Fork(Message, frozen=True):
 class Export(Message, frozen=True):
     """The session as the bytes of a file."""
 
-    request: int
+    request: Number
     session: str
 
 
 class Import(Message, frozen=True):
     """Begin a session with what was exported."""
 
-    request: int
+    request: Number
     data: bytes
     model: str = ""
     session: str | None = None
@@ -151,14 +166,14 @@ class Import(Message, frozen=True):
 class Detach(Message, frozen=True):
     """Hear no more of a session, which stays."""
 
-    request: int
+    request: Number
     session: str
 
 
 class Close(Message, frozen=True):
     """End a session for good and delete it."""
 
-    request: int
+    request: Number
     session: str
 
 
@@ -199,12 +214,12 @@ class Welcome(Message, frozen=True):
 class Opened(Message, frozen=True):
     """The answer to Open, Attach, Fork and Import."""
 
-    request: int
+    request: Number
     session: str
     model: str
     fingerprint: str
     kind: str
-    seq: int
+    seq: Number
     """of the last input that is kept; the next one is more by one"""
     steps: int
     """that its state has seen"""
@@ -224,7 +239,7 @@ class Stepped(Message, frozen=True):
     """The answer to Step."""
 
     session: str
-    seq: int
+    seq: Number
     steps: int
     events: list[Event] = []
     outputs: dict[str, Array] = {}
@@ -236,7 +251,7 @@ class Done(Message, frozen=True):
     """The answer to Mark and Rewind."""
 
     session: str
-    seq: int
+    seq: Number
     steps: int
 
 
@@ -244,7 +259,7 @@ class Kept(Message, frozen=True):
     """With --durability interval: everything up to `seq` is on the disk."""
 
     session: str
-    seq: int
+    seq: Number
 
 
 class Reply(Struct, frozen=True):
@@ -258,9 +273,9 @@ class Reply(Struct, frozen=True):
 class Answered(Message, frozen=True):
     """The answer to Ask."""
 
-    request: int
+    request: Number
     session: str
-    seq: int
+    seq: Number
     """of the last input before"""
     answers: list[Reply]
 
@@ -268,9 +283,9 @@ class Answered(Message, frozen=True):
 class Exported(Message, frozen=True):
     """The answer to Export."""
 
-    request: int
+    request: Number
     session: str
-    seq: int
+    seq: Number
     data: bytes
 
 
@@ -279,7 +294,7 @@ class Gone(Message, frozen=True):
 
     session: str
     reason: str
-    request: int | None = None
+    request: Number | None = None
 
 
 class Error(Message, frozen=True):
@@ -287,9 +302,9 @@ class Error(Message, frozen=True):
 
     code: Code
     message: str
-    request: int | None = None
+    request: Number | None = None
     session: str | None = None
-    seq: int | None = None
+    seq: Number | None = None
     expected: int | None = None
     retry: bool = False
 
@@ -317,7 +332,20 @@ def decode(data: bytes | str) -> FromClient:
     try:
         return _CLIENT[isinstance(data, str)].decode(data)  # type: ignore[arg-type]
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise ProtocolError("bad_message", f"this is no message ({error}): see /schema.json") from None
+        text = f"this is no message ({error}): see /schema.json"
+        raise ProtocolError("bad_message", text, about=_about(data)) from None
+
+
+def _about(data: bytes | str) -> dict[str, Any]:
+    """What says whom an error is for, of a message that is none."""
+    try:
+        found = msgspec.json.decode(data) if isinstance(data, str) else msgspec.msgpack.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError, TypeError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    about = {name: found[name] for name in ("request", "seq") if type(found.get(name)) is int and found[name] in NUMBERS}
+    return about | ({"session": found["session"]} if isinstance(found.get("session"), str) else {})
 
 
 def decode_reply(data: bytes | str) -> FromServer:
@@ -355,20 +383,20 @@ def to_numpy(name: str, value: Value, dtype: np.dtype[Any]) -> np.ndarray:
             found = np.asarray(value)
         except ValueError as error:
             raise ShapeError(f"{name} is no array ({error}): expected nested lists of the same lengths") from None
-        fits = found.dtype.kind in ("bif" if dtype.kind == "f" else dtype.kind) or not found.size
+        fits = found.dtype.kind in ("bifu" if dtype.kind == "f" else dtype.kind) or not found.size
         if not fits:
             raise ShapeError(f"{name} holds {found.dtype}: expected {dtype}")
         return _cast(name, found, dtype)
-    if value.dtype not in KINDS or len(value.shape) > LARGEST_DIMENSIONS or min(value.shape, default=0) < 0:
-        raise ShapeError(f"{name} is {value.dtype[:20]} {value.shape[:9]}: expected one of {', '.join(KINDS)}")
+    if value.dtype not in KINDS or KINDS[value.dtype] not in ("bifu" if dtype.kind == "f" else dtype.kind):
+        raise ShapeError(f"{name} is {value.dtype[:20]}: expected {dtype}")
+    if len(value.shape) > LARGEST_DIMENSIONS or not all(0 <= size <= LARGEST_SIZE for size in value.shape):
+        raise ShapeError(f"{name} has shape {str(value.shape)[:80]}: expected at most {LARGEST_DIMENSIONS} sizes from 0 on")
     sent = np.dtype(value.dtype).newbyteorder("<")
     count = 1
     for size in value.shape:
         count *= size
     if count * sent.itemsize != len(value.data):
         raise ShapeError(f"{name} has {len(value.data)} bytes: expected {count * sent.itemsize} of {value.dtype} {value.shape}")
-    if KINDS[value.dtype] != {"i": "i", "u": "u"}.get(dtype.kind, dtype.kind):
-        raise ShapeError(f"{name} is {value.dtype}: expected {dtype}")
     return _cast(name, np.frombuffer(value.data, sent).reshape(value.shape), dtype)
 
 

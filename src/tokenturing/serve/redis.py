@@ -127,9 +127,10 @@ class RedisStore:
                 arguments += [name, mark]
         return [name.decode() for name in self._run(PUT, [_key(name) for name in ("clock", "used", "ids", "created")], arguments)]
 
-    def reply(self, session: str, seq: int, window: int) -> bytes | None:
-        found = self._call(lambda: self._redis.hget(_key("r", session), str(seq % self.window)))
-        return found[8:] if found and int.from_bytes(found[:8], "big") == seq else None
+    def reply(self, session: str, seq: int) -> bytes | None:
+        # Not by its place alone, which depends on the window of the server that wrote it.
+        kept = self._call(lambda: self._redis.hvals(_key("r", session)))
+        return next((reply[8:] for reply in kept if int.from_bytes(reply[:8], "big") == seq), None)
 
     def mark(self, session: str, name: str) -> bytes | None:
         return self._call(lambda: self._redis.hget(_key("m", session), name))

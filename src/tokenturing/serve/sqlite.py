@@ -103,8 +103,8 @@ class SqliteStore:
                 )
         return lost
 
-    def reply(self, session: str, seq: int, window: int) -> bytes | None:
-        row = self._read("SELECT reply FROM replies WHERE id = ? AND slot = ? AND seq = ?", session, seq % self.window, seq)
+    def reply(self, session: str, seq: int) -> bytes | None:
+        row = self._read("SELECT reply FROM replies WHERE id = ? AND seq = ?", session, seq)
         return None if row is None else row[0]
 
     def mark(self, session: str, name: str) -> bytes | None:

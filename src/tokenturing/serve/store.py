@@ -76,8 +76,8 @@ class Store(Protocol):
         """
         ...
 
-    def reply(self, session: str, seq: int, window: int) -> bytes | None:
-        """What was replied to an input, if it is one of the last `window`."""
+    def reply(self, session: str, seq: int) -> bytes | None:
+        """What was replied to an input, if it is one of the last few."""
         ...
 
     def mark(self, session: str, name: str) -> bytes | None:
