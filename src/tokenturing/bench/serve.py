@@ -187,10 +187,10 @@ def soak(checkpoint: str, sessions: int, minutes: float, order: Order, report: R
         generator.stdin.close()
         memory: list[dict[str, float]] = []
         began, looks = time.monotonic(), max(2, round(minutes) + 1)
-        every = 60 * minutes / (looks - 1)
+        every = 0.98 * 60 * minutes / (looks - 1)  # the last look comes before the end
         while generator.poll() is None:
             now = time.monotonic() - began
-            if len(memory) < looks and now >= 2 * order.warm_up + len(memory) * every:
+            if len(memory) < looks and now >= order.warm_up + len(memory) * every:
                 memory.append({"minute": round(now / 60, 2), "mib": round(server.resident(), 1)})
             if report:
                 report(min(round(now), round(60 * minutes)), round(60 * minutes))

@@ -87,15 +87,19 @@ def draw(result: Result, path: Path) -> Path:
             if not here:
                 continue
             style: Any = {"color": SERIES[index], "marker": MARKS[index], "markersize": 4}
-            numbers = [row["sessions"] for row in here]
             held = f"{label}: holds {result['held'][name]}"
-            axes.plot(numbers, [1e3 * row["p99"] for row in here], label=f"{held}, 99th percentile", **style)
-            axes.plot(numbers, [1e3 * row["median"] for row in here], label="median", linestyle=":", **style)
+            axes.plot(
+                [row["sessions"] for row in here], [1e3 * row["p99"] for row in here], label=f"{held}, 99th percentile", **style
+            )
+            axes.plot(
+                [row["sessions"] for row in here], [1e3 * row["median"] for row in here], label="median", linestyle=":", **style
+            )
         axes.axhline(1e3 * PERIOD, color="#8a8f98", linewidth=1, label=f"{1e3 * PERIOD:g} ms, when the next step is due")
         axes.set_xscale("log")
         axes.set_yscale("log")
-        most = max(row["sessions"] for row in rows)
-        axes.set_xticks([tick for power in (1, 10, 100, 1000) for tick in (power, 2 * power, 5 * power) if tick <= most])
+        numbers = [row["sessions"] for row in rows]
+        ticks = [tick for power in (1, 10, 100, 1000) for tick in (power, 2 * power, 5 * power)]
+        axes.set_xticks([tick for tick in ticks if min(numbers) <= tick <= max(numbers)])
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter("")

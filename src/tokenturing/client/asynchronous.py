@@ -364,7 +364,7 @@ class AsyncSession:
 
     async def _pump(self) -> None:
         """Send what may be sent."""
-        while self._unsent and not self._refused and len(self._flight) < self._client.window and not self._lost:
+        while self._unsent and not (self._refused or self._returning or self._lost) and len(self._flight) < self._client.window:
             one = self._unsent.popleft()
             self._room.set()
             if one.message is None:
