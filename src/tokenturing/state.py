@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from tokenturing.errors import ShapeError, a
+from tokenturing.errors import OptionError, ShapeError, a
 
 State = TypeVar("State", bound=tuple)
 Class = TypeVar("Class", bound=type)
@@ -252,6 +252,8 @@ def _indices(state: Any, rows: Any) -> Tensor:
         index = torch.as_tensor(rows, device=like.device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ShapeError(f"rows are {rows!r}: {expected}") from error
+    if index.dtype in (torch.uint16, torch.uint32, torch.uint64):  # torch can't compare these
+        index = index.long()
     if not index.dim() and not index.is_floating_point() and index.dtype != torch.bool:
         raise ShapeError(f"rows are {int(index)}: {expected}; the row axis stays, so one row is [{int(index)}]")
     if index.dtype == torch.bool and index.shape == (size,):
@@ -278,12 +280,19 @@ def clone(state: State) -> State:
 
 
 def move(state: State, *args: Any, **kwargs: Any) -> State:
-    """`tensor.to(...)` on every leaf; a dtype is applied to floating-point leaves only, and counts stay exact."""
+    """`tensor.to(...)` on every leaf; a dtype is applied to floating-point leaves only, and counts stay exact.
+
+    Raises:
+        OptionError: the dtype is no floating-point type.
+    """
     how = {name: kwargs[name] for name in ("non_blocking", "copy") if name in kwargs}
 
     def to(leaf: Tensor) -> Tensor:
         if leaf.is_floating_point():
-            return leaf.to(*args, **kwargs)
+            moved = leaf.to(*args, **kwargs)
+            if not moved.is_floating_point():
+                raise OptionError(f"a state in {moved.dtype} would lose what it holds: expected a floating-point type")
+            return moved
         # Not by way of the dtype and back, which would round.
         return leaf.to(leaf.new_empty(0).to(*args, **kwargs).device, **how)
 

@@ -28,6 +28,7 @@ from tokenturing.baselines.history import Reach, Timeline, reach, store, trim
 from tokenturing.errors import OptionError
 from tokenturing.layers.attention import split_heads
 from tokenturing.layers.feedforward import FeedForward
+from tokenturing.models.arguments import check_batch_size
 from tokenturing.state import grows, out_of_range
 
 DECAYS = (1.0, 4.0, 16.0, 64.0)
@@ -138,6 +139,7 @@ class CausalTransformer(ChunkedBaseline):
         )
 
     def initial_state(self, batch_size: int) -> CacheState | RingState:
+        check_batch_size(batch_size)
         like = next(self.parameters())
         cache = like.new_zeros(batch_size, self.window or 0, len(self.blocks), 2, self.width)
         kind = RingState if self.window else CacheState

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from tokenturing.baselines.base import VectorBaseline
+from tokenturing.models.arguments import check_batch_size
 from tokenturing.processors.mlp import MLPProcessor
 
 
@@ -41,6 +42,7 @@ class Memoryless(VectorBaseline):
         self.processor = MLPProcessor(width, layers, hidden or 4 * width, dropout)
 
     def initial_state(self, batch_size: int) -> MemorylessState:
+        check_batch_size(batch_size)
         return MemorylessState(next(self.parameters()).new_zeros(batch_size, 0))
 
     def prepare(

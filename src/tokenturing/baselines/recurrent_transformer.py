@@ -7,6 +7,7 @@ from torch import Tensor, cat
 
 from tokenturing.baselines.base import Baseline
 from tokenturing.layers.positions import TokenPositions, learned
+from tokenturing.models.arguments import check_batch_size
 from tokenturing.processors.transformer import TransformerProcessor
 
 
@@ -55,6 +56,7 @@ class RecurrentTransformer(Baseline):
         self.transformer = TransformerProcessor(width, layers, heads, hidden or 4 * width, dropout)
 
     def initial_state(self, batch_size: int) -> TokenState:
+        check_batch_size(batch_size)
         return TokenState(self.initial_tokens.expand(batch_size, -1, -1).clone())
 
     def prepare(

@@ -10,6 +10,7 @@ from tokenturing.baselines.chunked import ChunkedBaseline
 from tokenturing.baselines.history import Timeline, reach, store, trim
 from tokenturing.layers.age import AGE_BINS, AgeScale
 from tokenturing.layers.positions import learned
+from tokenturing.models.arguments import check_batch_size
 from tokenturing.processors.transformer import TransformerProcessor
 from tokenturing.state import grows, out_of_range
 
@@ -97,6 +98,7 @@ class Retrieval(ChunkedBaseline):
         self.transformer = TransformerProcessor(width, layers, heads, hidden or 4 * width, dropout)
 
     def initial_state(self, batch_size: int) -> IndexState:
+        check_batch_size(batch_size)
         like = next(self.parameters())
         index = like.new_zeros(batch_size, self.nearest, 2, self.width)
         return IndexState(index, torch.zeros(batch_size, dtype=torch.int64, device=like.device))

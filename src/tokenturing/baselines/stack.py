@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tokenturing.baselines.base import VectorBaseline
 from tokenturing.errors import OptionError
 from tokenturing.layers.linear import Linear
+from tokenturing.models.arguments import check_batch_size
 from tokenturing.models.numbers import check_real
 
 
@@ -87,6 +88,7 @@ class Stack(VectorBaseline):
             layer.remember(options["horizon"])  # type: ignore[operator]
 
     def initial_state(self, batch_size: int) -> Any:
+        check_batch_size(batch_size)
         zeros = next(self.parameters()).new_zeros(batch_size, len(self.layers), self.hidden)
         return self.state_type(*(zeros.clone() for _ in self.state_type._fields))
 

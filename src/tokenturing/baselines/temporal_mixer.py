@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tokenturing.baselines.base import VectorBaseline
 from tokenturing.layers.positions import learned
+from tokenturing.models.arguments import check_batch_size
 from tokenturing.processors.mixer import MixerProcessor
 from tokenturing.state import out_of_range
 
@@ -56,6 +57,7 @@ class TemporalMixer(VectorBaseline):
         self.mixer = MixerProcessor(width, window, layers, hidden or 4 * width, dropout)
 
     def initial_state(self, batch_size: int) -> RecentState:
+        check_batch_size(batch_size)
         like = next(self.parameters())
         recent = like.new_zeros(batch_size, self.window, self.width)
         return RecentState(recent, torch.zeros(batch_size, dtype=torch.int64, device=like.device))

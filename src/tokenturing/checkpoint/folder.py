@@ -31,7 +31,7 @@ from tokenturing.checkpoint.format import (
 from tokenturing.checkpoint.tensors import TensorFile, digest, pack
 from tokenturing.checkpoint.weights import UNSAVED, Unsaved, check_storable, name_of_type, weights_of
 from tokenturing.errors import CheckpointError, OptionError, a, closest, in_words
-from tokenturing.files import read_json, write_file, write_folder
+from tokenturing.files import path_of, read_json, write_file, write_folder
 from tokenturing.registry import find_class, name_of
 
 SHIPPED = Path(__file__).parents[1] / "weights"
@@ -75,7 +75,7 @@ def save(
     content["save_id"] = digest(weights.items(), to_json(content, "config"))
     text = to_json(content, "config")
     metadata = {"tokenturing": text, ORIGINAL_TYPES: original, UNSAVED: Unsaved.of(model).text()}
-    _write(Path(folder), text.encode(), pack(weights, metadata))
+    _write(path_of(folder, "folder"), text.encode(), pack(weights, metadata))
 
 
 def _check_type(dtype: Any) -> None:
@@ -167,7 +167,7 @@ def load(folder_or_name: str | Path, *, device: str | torch.device = "cpu") -> A
 
 def find_folder(folder_or_name: str | Path) -> Path:
     """The folder itself if it exists, else the shipped model of that name."""
-    folder, name = Path(folder_or_name), str(folder_or_name)
+    folder, name = path_of(folder_or_name, "folder"), str(folder_or_name)
     if os.path.isdir(folder):  # names that are too long are no error to it
         return folder
     if os.path.exists(folder):

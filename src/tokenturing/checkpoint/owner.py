@@ -13,7 +13,7 @@ from tokenturing import state as states
 from tokenturing.checkpoint.format import abbreviated, config_of, to_json, unwrapped
 from tokenturing.checkpoint.tensors import digest
 from tokenturing.checkpoint.weights import weights_of
-from tokenturing.errors import CheckpointError, ShapeError, a
+from tokenturing.errors import CheckpointError, OptionError, ShapeError, a
 from tokenturing.state import MOST_STEPS
 
 
@@ -23,9 +23,13 @@ def fingerprint(model: nn.Module) -> str:
     A model that was saved in a smaller type (`save(..., dtype=)`) comes back with other weights: another one.
     """
     model = unwrapped(model)
+    if not isinstance(model, nn.Module):
+        raise OptionError(f"model is {a(type(model))}: expected a model, whose weights and config are its fingerprint")
     return digest(weights_of(model).items(), type(model).__name__, to_json(config_of(model), "config"))
 
 
+STATE = "the state"
+"""how a state at hand is called in messages, as against one in a file"""
 ONCE_OF_COUNTS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """types that older versions kept counts of steps in"""
 
@@ -77,6 +81,8 @@ class Owner:
         graph, by kernels of your own. After such writes use `Owner(model)`.
         """
         model = unwrapped(model)
+        if not isinstance(model, nn.Module):
+            raise OptionError(f"model is {a(type(model))}: expected the model that made the state, or its checkpoint.Owner")
         known = _KNOWN.get(model)
         if known is not None and known.hold(model):
             return known.owner
@@ -118,7 +124,10 @@ class Owner:
                 raise CheckpointError(f"{where}: {name} has shape {list(shape)}: expected {expected}")
             counts = dtype == torch.int64 and came in ONCE_OF_COUNTS
             if came != dtype and not counts:
-                hint = f"; tokenturing.state.move(state, {dtype}) converts it" if came.is_floating_point else ""
+                convert = f"tokenturing.state.move(state, {dtype}) converts it"
+                if where != STATE:
+                    convert = f"load it for a model in {came}, and then {convert}"
+                hint = f"; {convert}" if came.is_floating_point else ""
                 raise CheckpointError(f"{where}: {name} has type {came}: expected {dtype}{hint}")
 
     def rebuild(self, tensors: dict[str, Tensor], where: object) -> Any:

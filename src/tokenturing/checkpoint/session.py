@@ -11,7 +11,7 @@ from tokenturing.checkpoint.format import FORMAT_VERSION, check_version
 from tokenturing.checkpoint.owner import Owner
 from tokenturing.checkpoint.tensors import TensorBytes, check_is_file, pack
 from tokenturing.errors import CheckpointError, a
-from tokenturing.files import write_file
+from tokenturing.files import path_of, write_file
 
 KIND = "a session's state"
 
@@ -59,7 +59,9 @@ def parse_state(
     Raises:
         CheckpointError: the data is truncated, corrupted, foreign or newer, or the state is another model's.
     """
-    return _parse(data if isinstance(data, bytes) else bytes(memoryview(data)), model, device, "the data", allow_other_weights)
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise CheckpointError(f"the data is {a(type(data))}: expected the bytes that dump_state returned")
+    return _parse(bytes(data), model, device, "the data", allow_other_weights)
 
 
 def save_state(state: tuple, file: str | Path, model: Any) -> None:
@@ -73,7 +75,7 @@ def save_state(state: tuple, file: str | Path, model: Any) -> None:
     Raises:
         CheckpointError: the model cannot have made this state.
     """
-    data, path = dump_state(state, model), Path(file)
+    data, path = dump_state(state, model), path_of(file, "file")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, data)
 
@@ -93,7 +95,7 @@ def load_state(
     Raises:
         CheckpointError: the file is missing, truncated, corrupted, foreign or newer, or the state is another model's.
     """
-    path = Path(file)
+    path = path_of(file, "file")
     check_is_file(path, KIND)
     try:
         data = path.read_bytes()

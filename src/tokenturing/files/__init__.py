@@ -55,6 +55,19 @@ def write_file(path: Path, content: bytes | Callable[[BinaryIO], object]) -> Non
             shutil.copyfile(partial, target)  # a file that is mounted by itself
 
 
+def path_of(value: Any, name: str) -> Path:
+    """What a caller gave as the argument `name`.
+
+    Raises:
+        CheckpointError: it is no path, or an empty one, which a variable that is not set would be.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise CheckpointError(f"{name} is {a(type(value))}: expected a path")
+    if not os.fspath(value):
+        raise CheckpointError(f"{name} is an empty text: expected a path, such as '.' for the folder that is the current one")
+    return Path(value)
+
+
 def _check_length(path: Path) -> None:
     try:
         path.exists()
@@ -92,6 +105,8 @@ def write_folder(path: Path, write: Callable[[Path], object], *, replace: bool =
     target = path.resolve()
     if target.exists() and not target.is_dir():
         raise CheckpointError(f"{path} is a file: expected a folder, or a name that is free")
+    if above := next((part for part in target.parents if part.exists() and not part.is_dir()), None):
+        raise CheckpointError(f"{above} is a file: expected a folder, for {path.name} to be in")
     inside = target.is_dir() and _must_stay(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with aside(target / target.name if inside else target, folder=True) as partial:

@@ -11,6 +11,8 @@ from torch.nn.utils.rnn import PackedSequence
 from tokenturing import state as states
 from tokenturing.errors import OptionError, ShapeError, a
 
+WIDE = (torch.uint16, torch.uint32, torch.uint64)
+
 
 class LeafShape(NamedTuple):
     """One leaf of a model's state."""
@@ -123,6 +125,27 @@ def check_mask(token_mask: Any, x: Tensor, one_token: bool) -> Tensor | None:
     return None if token_mask is None else token_mask.unsqueeze(-1)
 
 
+def check_batch_size(rows: Any) -> None:
+    """Refuse what is no number of rows.
+
+    Raises:
+        OptionError: as it says.
+    """
+    if isinstance(rows, bool) or not isinstance(rows, Integral | torch.SymInt) or (isinstance(rows, Integral) and rows < 0):
+        raise OptionError(f"batch_size={rows!r}: expected a whole number of rows, from 0")
+
+
+def check_place(name: str, found: torch.device, like: Tensor | None) -> None:
+    """Refuse what is on another device than the weights.
+
+    Raises:
+        ShapeError: as it says.
+    """
+    if like is not None and found != like.device and not torch.compiler.is_compiling():
+        move = "tokenturing.state.move(state, device)" if name == "state" else f"{name}.to(device)"
+        raise ShapeError(f"{name} is on {found} and the model on {like.device}: expected one device; {move} moves it")
+
+
 def check_steps(name: str, steps: Any) -> None:
     """Refuse what is not None and no number of steps.
 
@@ -144,6 +167,8 @@ def active_within(lengths: Any, x: Tensor) -> Tensor:
         given = torch.as_tensor(lengths)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ShapeError(f"lengths are {lengths!r}: expected whole numbers [B={rows}], each row's steps") from error
+    if given.dtype in WIDE:  # torch can't compare these
+        given = given.long()
     if given.shape == (rows,) and not rows:  # an empty list has the type of fractions
         given = given.long()
     if given.shape != (rows,) or given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:

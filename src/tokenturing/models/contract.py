@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from tokenturing import state as states
 from tokenturing.checkpoint.hub import HubMixin
 from tokenturing.errors import OptionError, a
 from tokenturing.layers.linear import autocast_available
@@ -17,6 +18,7 @@ from tokenturing.models.arguments import (
     adopt,
     check_flags,
     check_mask,
+    check_place,
     check_rows,
     check_steps,
     check_tokens,
@@ -171,6 +173,7 @@ class RecurrentModel(HubMixin):
             ShapeError: a tensor has another shape or type than said here.
         """
         check_tokens(x, ("B",), self.width, self.input_tokens, self._type_for(x))
+        check_place("x", x.device, next(self.parameters(), None))
         one_token = x.dim() == 2
         token_mask = check_mask(token_mask, x, one_token)
         for name, flags in (("reset", reset), ("active", active)):
@@ -225,6 +228,7 @@ class RecurrentModel(HubMixin):
             ShapeError: a tensor has another shape or type than said here.
         """
         check_tokens(x, ("B", "T"), self.width, self.input_tokens, self._type_for(x))
+        check_place("x", x.device, next(self.parameters(), None))
         one_token = x.dim() == 3
         token_mask = check_mask(token_mask, x, one_token)
         for name, flags in (("reset", reset), ("active", active)):
@@ -269,6 +273,7 @@ class RecurrentModel(HubMixin):
                 with torch.no_grad():
                     self._form = StateForm.of(self.initial_state(1), self.growing, of_type)
             state = adopt(state, self._form, type(self).__name__)
+            check_place("state", next(states.leaves(state))[1].device, like)
         check_rows(state, rows)
         return state
 

@@ -13,6 +13,7 @@ from tokenturing.layers.positions import SCALE, NoPositions, TokenPositions
 from tokenturing.memory.clock import SlotClock
 from tokenturing.memory.summarize import build_summarizer
 from tokenturing.memory.write import build_write
+from tokenturing.models.arguments import check_batch_size
 from tokenturing.models.cell import Cell, LookingBackState, MachineState
 from tokenturing.models.contract import RecurrentModel
 from tokenturing.models.look_back import look_back as look_back_over
@@ -117,6 +118,7 @@ class TokenTuringMachine(RecurrentModel):
 
     def initial_state(self, batch_size: int) -> MachineState | LookingBackState:
         """The memory before the first step; slot i begins as if written i + 1 steps ago, so that no two tie."""
+        check_batch_size(batch_size)
         like = next(self.parameters())
         memory = like.new_zeros(self.memory_tokens, self.width) if self.initial_memory is None else self.initial_memory
         age = torch.arange(1, self.memory_tokens + 1, device=like.device)

@@ -140,7 +140,10 @@ def _subject(
     probe_nan: bool,
     grows: bool,
 ) -> Subject:
-    tensors = [tensor for _, tensor in leaves(inputs)]
+    try:
+        tensors = [tensor for _, tensor in leaves(inputs)]
+    except TypeError as error:
+        raise ShapeError(f"inputs: {error}") from error
     if not tensors or any(t.dim() < 2 or t.shape[:2] != tensors[0].shape[:2] or not t.numel() for t in tensors):
         shapes = [list(t.shape) for t in tensors]
         raise ShapeError(f"inputs have the shapes {shapes}: expected [B, T, ...] with one B and one T of at least 1")

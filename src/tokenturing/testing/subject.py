@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tokenturing.errors import ShapeError, a
 from tokenturing.testing.trees import Difference, Tolerance, compare, distance, largest, leaves, map_tree, pairs
 
 ROUNDINGS = 100
@@ -65,7 +66,10 @@ def run(subject: Subject, inputs: Any, state: Any = None, **flags: Tensor) -> tu
     """Run the module over all steps of `inputs`, from the initial state by default."""
     if state is None:
         state = subject.initial_state(next(leaves(inputs))[1].shape[0])
-    return subject.model(inputs, state, **flags)
+    result = subject.model(inputs, state, **flags)
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise ShapeError(f"it returned {a(type(result))}: expected (outputs, state)")
+    return tuple(result)  # type: ignore[return-value]
 
 
 def run_chunks(subject: Subject, inputs: Any, split: tuple[int, ...], state: Any = None) -> tuple[Any, Any]:
