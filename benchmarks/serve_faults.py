@@ -199,7 +199,7 @@ class Campaign:
                 assert record is not None, f"a session is lost of which input {seq} was acknowledged"
                 assert record.seq >= seq, f"input {seq} was acknowledged and {record.seq} is on the disk"
                 for one in range(max(1, seq - WINDOW // 2), seq + 1):
-                    assert copy.reply(session, one, WINDOW) is not None, f"the reply to input {one} is lost"
+                    assert copy.reply(session, one) is not None, f"the reply to input {one} is lost"
             copy.close()
 
     @torch.no_grad()

@@ -267,3 +267,27 @@ def test_tokens_are_kept_from_others(tmp_path: Path) -> None:
     file.write_text("short\n")
     with pytest.raises(tt.errors.OptionError, match="16 characters"):
         read_tokens(file)
+
+
+def test_sessions_that_fork_onto_each_other_do_not_wait_for_ever(folder: Path, tmp_path: Path) -> None:
+    async def play() -> list[say.Message]:
+        limits = Limits()
+        engine = Engine(
+            {"m": Served("m", eager(tt.load(folder)))}, open_store(f"sqlite:{tmp_path / 's.db'}", limits.window), limits
+        )
+        await engine.start()
+        names, secret, listeners = ("one-session", "other-session"), "a secret that both have", [Listening([]), Listening([])]
+        for name, listener in zip(names, listeners, strict=True):
+            await engine.open(say.Open(0, session=name, secret=secret), listener)
+        seats = [engine.seats[name] for name in names]
+        for here, there, listener in zip(seats, reversed(names), listeners, strict=True):
+            engine.submit(here, Job(say.Fork(1, here.record.session, there, secret), listener))
+        engine.submit(seats[0], Job(say.Fork(2, names[0], names[0], secret), listeners[0]))
+        while any(seat.busy or seat.queue for seat in seats):
+            await asyncio.sleep(0.01)
+        await engine.stop()
+        return [message for listener in listeners for _, message in listener.heard]
+
+    heard = asyncio.run(asyncio.wait_for(play(), 60))
+    assert any(isinstance(message, say.Opened) for message in heard)
+    assert any(isinstance(message, say.Error) and message.code in ("exists", "moved") for message in heard)

@@ -59,9 +59,11 @@ def parse_state(
     Raises:
         CheckpointError: the data is truncated, corrupted, foreign or newer, or the state is another model's.
     """
-    if not isinstance(data, bytes | bytearray | memoryview):
-        raise CheckpointError(f"the data is {a(type(data))}: expected the bytes that dump_state returned")
-    return _parse(bytes(data), model, device, "the data", allow_other_weights)
+    try:
+        content = data if isinstance(data, bytes) else bytes(memoryview(data))
+    except TypeError:
+        raise CheckpointError(f"the data is {a(type(data))}: expected the bytes that dump_state returned") from None
+    return _parse(content, model, device, "the data", allow_other_weights)
 
 
 def save_state(state: tuple, file: str | Path, model: Any) -> None:

@@ -169,6 +169,7 @@ class Engine:
         session: str | None,
         secret: str | None,
         listener: Listener | None,
+        at_rest: bool = True,
     ) -> tuple[Record, str]:
         if session is not None and not NAME.fullmatch(session):
             raise ProtocolError("bad_message", "a session's id is 8 to 64 letters, figures, - and _, such as a random UUID")
@@ -186,7 +187,7 @@ class Engine:
                 raise ProtocolError("exists", f"there is a session {name} already: attach to it, or give another id")
             if listener is None:
                 return await self.lookup(name, secret), word
-            return await self.attach(say.Attach(0, name, secret), listener), word
+            return await self.attach(say.Attach(0, name, secret), listener, at_rest=at_rest), word
         if listener is not None:
             self.seats[name] = seat = Seat(record, FIRST, listener, served.resume(kind, state))
             self._touch(seat)
@@ -199,8 +200,14 @@ class Engine:
         self._commit_wake.set()
         return await done
 
-    async def attach(self, message: say.Attach, listener: Listener) -> Record:
-        """Hold a session that is there."""
+    async def attach(self, message: say.Attach, listener: Listener, *, at_rest: bool = True) -> Record:
+        """Hold a session that is there, from when what is at work for another connection is done.
+
+        Args:
+            message: of the client.
+            listener: who holds it from now on.
+            at_rest: false where a session's own turn is what this is done in: two that wait for each other would do so for ever.
+        """
         await self.lookup(message.session, message.secret)
         claim = await self._in(self._write, self.store.claim, message.session, self.worker)
         if claim is None:
@@ -212,7 +219,7 @@ class Engine:
             seat = self.seats[message.session] = Seat(msgspec.structs.replace(claim.record, state=b""), claim.fence)
         if seat.listener is not listener:
             self._hand_over(seat, listener)
-        while seat.busy and not seat.gone:  # what was begun for the last one is finished, and its number is taken
+        while at_rest and seat.busy and not seat.gone:  # what was begun for the last one is finished, and its number is taken
             await asyncio.sleep(HAND_OVER_SECONDS)
         return seat.record
 
@@ -430,7 +437,9 @@ class Engine:
 
     async def _fork(self, seat: Seat, message: say.Fork, listener: Listener) -> tuple[Record, str]:
         record, served = seat.record, self.models[seat.record.model]
-        return await self._create(served, record.kind, record.steps, record.state, message.fork, message.secret, listener)
+        if message.fork == record.session:
+            raise ProtocolError("exists", "a session is no fork of itself: give another id")
+        return await self._create(served, record.kind, record.steps, record.state, message.fork, message.secret, listener, False)
 
     async def _repeat(self, work: Work) -> None:
         """The saved reply to an input that came before."""
@@ -449,6 +458,9 @@ class Engine:
             work.reply = say.decode_reply(saved)
         except (TokenTuringError, StoreError) as error:
             work.reply = _error(error, work.job.message)
+        except Exception:
+            log.exception("a reply of session %s could not be said again", seat.record.session)
+            work.reply = _error(_bug(), work.job.message)
         self._finish(work)
 
     def _finish(self, work: Work) -> None:
@@ -562,7 +574,10 @@ class Engine:
         ]
         try:
             lost = set(await self._put(changes, [record for record, _ in new]))
-        except StoreError as error:
+        except Exception as failure:  # a bug of ours, too, must leave no session waiting
+            if not isinstance(failure, StoreError):
+                log.exception("a commit of %d sessions failed", len(works))
+            error = failure if isinstance(failure, StoreError) else _bug()
             for _, done in new:
                 if not done.done():
                     done.set_exception(error)
