@@ -256,6 +256,26 @@ def test_several_writers_of_one_file(tmp_path: Path) -> None:
     assert content(tmp_path) == {"it": "new"}
 
 
+@pytest.mark.parametrize("write", [lambda path: write_file(path, b"new"), lambda path: write_folder(path, put_two)])
+def test_a_place_that_another_writer_took_used_and_left(
+    write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between our making it and our lock on it."""
+    gone: list[Path] = []
+    opened = os.open
+
+    def taken(path: Any, *arguments: Any, **named: Any) -> int:
+        if not gone and str(path).endswith(".partial"):
+            gone.append(Path(path))
+            (os.rmdir if gone[0].is_dir() else os.unlink)(path)
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", taken)
+    write(tmp_path / "it")
+    assert gone
+    assert os.listdir(tmp_path) == ["it"]
+
+
 def run_at_once(call: Callable[[], None], count: int = 6) -> None:
     errors: list[BaseException] = []
 

@@ -75,7 +75,7 @@ def _claim(partial: Path, folder: bool) -> int | None:
         return -1 if made else None
     try:
         handle = _locked(partial, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (BlockingIOError, FileNotFoundError):  # another writer has it, or had it and put it in its place
         return None
     except OSError:  # no locks here, or another user's: then only what was not there is ours
         return -1 if made else None
