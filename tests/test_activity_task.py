@@ -45,7 +45,7 @@ def task(tmp_path: Path) -> Activity:
 def test_every_memory_streams_as_it_sees_the_whole(memory: str, pool: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     options = TINY if memory == "TokenTuringMachine" else {"width": 16}
-    model = ActivityModel(memory, options, ["a", "b", "c"], [2, 12], samples=2, statistics=True, pool=pool).eval()
+    model = ActivityModel(memory, options, ["a", "b", "c"], [2, 12], samples=2, sees="both", pool=pool).eval()
     model.normalise_by(np.full(12, 0.3, np.float32), np.full(12, 2.0, np.float32))
     features = torch.randn(3, 7, 2, 12)
     whole, _ = model(features)

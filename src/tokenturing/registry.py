@@ -28,6 +28,8 @@ _MODULES = {
     "ScenicTokenTuringMachine": "tokenturing.scenic",
     "RecallModel": "tokenturing.tasks.recall.model",
     "Perception": "tokenturing.tasks.recall.eyes.perception",
+    "ActivityModel": "tokenturing.tasks.activity.model",
+    "MiniRoad": "tokenturing.tasks.activity.miniroad",
     **dict.fromkeys(BASELINES, "tokenturing.baselines"),
 }
 """imported only when a checkpoint names the class"""

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenturing.options import number
+from tokenturing.tasks.activity.streams import AXES
 
 KNOTS = 5
 """of a recording, between which its tempo changes evenly"""
-AXES = 3
-"""of a sensor: channels are rotated in threes"""
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,10 @@ class AugmentOptions:
     """spread of the log of the tempo, which changes slowly within a recording"""
     rotate: float = number(0.0, 0, 180)
     """spread in degrees of a rotation of a sensor's three axes, the same for a whole walk"""
+    mirror: float = number(0.0, 0, 1)
+    """share of the recordings of a sensor that become those of the other arm"""
+    crop: float = number(0.0, 0, 0.9)
+    """share of a recording that may be cut off, where recordings are put in a row"""
     drop_features: float = number(0.0, 0, 0.9)
     """share of the features that are their mean, the same for a whole walk"""
     drop_tokens: float = number(0.0, 0, 0.9)

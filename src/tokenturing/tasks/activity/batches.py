@@ -44,6 +44,7 @@ class Walker:
         mean: float32 [F], of the features.
         deviation: float32 [F].
         seed: of everything drawn.
+        mirror: signs of a sensor's channels on the other arm.
     """
 
     def __init__(
@@ -54,16 +55,18 @@ class Walker:
         mean: np.ndarray,
         deviation: np.ndarray,
         seed: Sequence[int],
+        mirror: Sequence[float] = (),
     ):
         self.streams, self.samples, self.augment = streams, samples, augment
         self.mean, self.deviation, self.seed = mean, deviation, list(seed)
+        self.mirror = np.tile(np.array(mirror, np.float32), samples) if mirror and augment.mirror else None
         lengths = np.array([len(one.labels) for one in streams], float)
         self.shares = lengths / lengths.sum()
 
     def whole(self, row: int, number: int) -> Walk:
         """Walk `number` of a row: a stream from its begin, or from somewhere in it, to its end."""
         rng, stream, parts = self._begin(row, number)
-        length = len(stream.labels)
+        length = sum(end - begin for begin, end in parts)
         # The first walks begin anywhere, so that rows are not all at the same place.
         middle = number == 0 or rng.random() < IN_THE_MIDDLE
         return self._made(rng, stream, parts, int(rng.integers(length)) if middle else 0, length)
@@ -71,7 +74,8 @@ class Walker:
     def window(self, row: int, number: int, steps: int) -> Walk:
         """Walk `number` of a row: so many steps in a row, or a whole stream that is shorter."""
         rng, stream, parts = self._begin(row, number)
-        start = int(rng.integers(max(len(stream.labels) - steps, 0) + 1))
+        length = sum(end - begin for begin, end in parts)
+        start = int(rng.integers(max(length - steps, 0) + 1))
         walk = self._made(rng, stream, parts, start, start + (int(SPARE * steps) if self.augment.warp else steps))
         return Walk(*(part[:steps] for part in walk))
 
@@ -81,7 +85,17 @@ class Walker:
         stream = self.streams[int(rng.choice(len(self.streams), p=self.shares))]
         ends = [*stream.parts[1:], len(stream.labels)]
         parts = list(zip(stream.parts, ends, strict=True))
-        return rng, stream, [parts[index] for index in rng.permutation(len(parts))] if len(parts) > 1 else parts
+        if len(parts) > 1:
+            parts = [self._cropped(rng, *parts[index]) for index in rng.permutation(len(parts))]
+        return rng, stream, parts
+
+    def _cropped(self, rng: np.random.Generator, first: int, end: int) -> tuple[int, int]:
+        """A piece of a recording that is put in a row with others."""
+        if not self.augment.crop:
+            return first, end
+        length = max(int((end - first) * rng.uniform(1 - self.augment.crop, 1)), 1)
+        begin = int(rng.integers(first, end - length + 1))
+        return begin, begin + length
 
     def _made(self, rng: np.random.Generator, stream: Stream, parts: list[tuple[int, int]], start: int, end: int) -> Walk:
         """The steps from start to end of the parts in their order, changed."""
@@ -96,6 +110,8 @@ class Walker:
 
     def _at_tempo(self, rng: np.random.Generator, stream: Stream, steps: slice) -> Walk:
         features, labels, known = stream.features[steps], stream.labels[steps], stream.known[steps]
+        if self.mirror is not None and rng.random() < self.augment.mirror:
+            features = features * self.mirror
         if not self.augment.warp:
             return Walk(features, labels, known)
         count, tokens, columns = features.shape

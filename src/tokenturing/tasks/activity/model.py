@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from tokenturing.checkpoint.hub import HubMixin
 from tokenturing.errors import OptionError, choose
 from tokenturing.models.contract import Input, RecurrentModel
-from tokenturing.registry import find_class, register
+from tokenturing.registry import find_class
 
 EMBEDS, POOLS = ("linear", "relu", "mlp"), ("mean", "flat")
-STATISTICS = 5
-"""of each channel in a token: mean, deviation, least, largest, mean change from sample to sample"""
+SEES = ("samples", "statistics", "both")
+CHANGES = 3.0
+"""by which changes from sample to sample are made as large as the rest"""
 
 
-@register
 class ActivityModel(HubMixin):
     """Features [N, F] a step -> N tokens; a memory; its output tokens -> scores of C activities.
 
@@ -28,7 +28,8 @@ class ActivityModel(HubMixin):
         multi_label: whether several activities may go on at once.
         source: what made the features, so that others can be made like them.
         samples: of a sensor in each token, [samples, channels] flattened; 0: other features.
-        statistics: whether a token sees the statistics of its samples too.
+        sees: of a sensor: a token's "samples", in their order; their "statistics", from which few subjects teach more: each
+            channel's mean, deviation and mean change from sample to sample, and the covariances of all pairs; or "both".
         embed: how features become a token: "linear"; "relu", with a ReLU behind it as MiniROAD has; "mlp", with a hidden layer.
         dropout: on the tokens that go in and on what the head sees.
         pool: what the head sees of the output tokens: their "mean", which has few weights to learn from few videos; "flat": all
@@ -45,7 +46,7 @@ class ActivityModel(HubMixin):
         source: dict[str, Any] | None = None,
         *,
         samples: int = 0,
-        statistics: bool = False,
+        sees: str = "samples",
         embed: str = "linear",
         dropout: float = 0.0,
         pool: str = "mean",
@@ -54,17 +55,23 @@ class ActivityModel(HubMixin):
         self.config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         choose("embed", embed, EMBEDS)
         choose("pool", pool, POOLS)
+        choose("sees", sees, SEES)
         tokens, columns = features
         if samples and columns % samples:
             raise OptionError(f"samples={samples} for {columns} features: expected a divisor")
-        self.classes, self.samples, self.statistics, self.pool = len(classes), samples, statistics and bool(samples), pool
+        self.samples, self.sees, self.pool = samples, sees if samples else "samples", pool
         self.memory: RecurrentModel = find_class(memory)(**options, input_tokens=tokens)  # type: ignore[assignment]
         width = self.memory.width
         self.mean: Tensor
         self.deviation: Tensor
         self.register_buffer("mean", torch.zeros(columns))
         self.register_buffer("deviation", torch.ones(columns))
-        seen = columns + (STATISTICS * columns // samples if self.statistics else 0)
+        seen = columns if self.sees != "statistics" else 0
+        if self.sees != "samples":
+            channels = columns // samples
+            self.pairs: Tensor
+            self.register_buffer("pairs", torch.triu_indices(channels, channels, 1), persistent=False)
+            seen += 3 * channels + self.pairs.shape[1]
         layers: list[nn.Module] = [nn.Linear(seen, width)]
         if embed == "mlp":
             layers += [nn.GELU(), nn.Linear(width, width)]
@@ -112,18 +119,21 @@ class ActivityModel(HubMixin):
     def tokens(self, features: Tensor) -> Tensor:
         """[..., N, F] -> [..., N, D]"""
         even = (features - self.mean) / self.deviation
-        if self.statistics:
-            even = torch.cat([even, self._statistics(even.unflatten(-1, (self.samples, -1)))], dim=-1)
+        if self.sees != "samples":
+            statistics = self._statistics(even.unflatten(-1, (self.samples, -1)))
+            even = statistics if self.sees == "statistics" else torch.cat([even, statistics], dim=-1)
         return self.embed(even)
 
     def scores(self, y: Tensor) -> Tensor:
         """Output tokens [..., R, D] -> logits [..., C]"""
         return self.head(y.mean(-2) if self.pool == "mean" else y)
 
-    @staticmethod
-    def _statistics(samples: Tensor) -> Tensor:
-        """[..., samples, channels] -> [..., STATISTICS * channels]"""
+    def _statistics(self, samples: Tensor) -> Tensor:
+        """[..., samples, channels] -> [..., 3 channels + pairs of them]"""
         mean = samples.mean(-2)
-        spread = (samples - mean.unsqueeze(-2)).square().mean(-2).clamp(min=1e-8).sqrt()
-        change = (samples[..., 1:, :] - samples[..., :-1, :]).abs().mean(-2) if samples.shape[-2] > 1 else torch.zeros_like(mean)
-        return torch.cat([mean, spread, samples.amin(-2), samples.amax(-2), change], dim=-1)
+        around = samples - mean.unsqueeze(-2)
+        spread = around.square().mean(-2).clamp(min=1e-6).sqrt()
+        one, other = self.pairs
+        together = (around[..., one] * around[..., other]).mean(-2)
+        change = (samples[..., 1:, :] - samples[..., :-1, :]).abs().sum(-2) * (CHANGES / self.samples)
+        return torch.cat([mean, spread, change, together], dim=-1)

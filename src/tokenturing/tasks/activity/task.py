@@ -17,7 +17,7 @@ from tokenturing.tasks.activity.augment import AugmentOptions
 from tokenturing.tasks.activity.batches import ActivityBatches, Walker
 from tokenturing.tasks.activity.judge import as_numbers, figures, watch
 from tokenturing.tasks.activity.model import ActivityModel
-from tokenturing.tasks.activity.streams import SPLITS, Split, Stream, Streams, folds_of, split, statistics
+from tokenturing.tasks.activity.streams import SPLITS, Split, Stream, Streams, folds_of, normalisation, split
 from tokenturing.tasks.contract import Batch, Report, Task, mean
 
 SMALL = {"width": 64, "memory_tokens": 16, "read_tokens": 8, "layers": 1, "heads": 4, "hidden": 128}
@@ -33,8 +33,8 @@ class ModelOptions:
     """its constructor's arguments"""
     embed: str = choice("linear", "relu", "mlp")
     """how features become tokens"""
-    statistics: bool = False
-    """whether a token of a sensor's samples has their statistics too"""
+    sees: str = choice("samples", "statistics", "both")
+    """what a token of a sensor's samples sees of them"""
     dropout: float = number(0.1, 0, 0.9)
     """on tokens and on what the head sees"""
     pool: str = choice("mean", "flat")
@@ -149,20 +149,22 @@ class Activity(Task):
             streams.multi_label,
             streams.source,
             samples=streams.samples,
-            statistics=options.statistics,
+            sees=options.sees,
             embed=options.embed,
             dropout=options.dropout,
             pool=options.pool,
         )
-        model.normalise_by(*statistics(self.parts.train, streams.samples))
+        model.normalise_by(*normalisation(self.parts.train, streams.samples))
         return model
 
     def batches(self, split: str, rows: range, steps: int, model: nn.Module) -> ActivityBatches:
         """Chunks of the training streams, changed; those of other splits as they are."""
         streams = self._of(split)
         augment = self.options.augment if split == "train" else AugmentOptions()
-        spread = statistics(self.parts.train, self.streams.samples)
-        walker = Walker(streams, self.streams.samples, augment, *spread, seed=(self.seed, SPLITS.index(split)))
+        spread = normalisation(self.parts.train, self.streams.samples)
+        walker = Walker(
+            streams, self.streams.samples, augment, *spread, seed=(self.seed, SPLITS.index(split)), mirror=self.streams.mirror
+        )
         return ActivityBatches(walker, rows, steps, self.options.data.draw == "window")
 
     def _of(self, name: str) -> list[Stream]:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from tokenturing.extras import require
 from tokenturing.options import number
 from tokenturing.tasks.activity.folders import npz_streams
 from tokenturing.tasks.activity.sensors import watch_streams
@@ -41,8 +40,6 @@ class ActivityWatch(Activity):
 
     def load(self, data: WatchData) -> Streams:
         """The recordings inside the package seglearn, or in a file like its own."""
-        if not data.path:
-            require("activity")
         return watch_streams(data.step, data.tokens, data.order, Path(data.path) if data.path else None)
 
 
