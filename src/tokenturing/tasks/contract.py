@@ -145,6 +145,10 @@ class Task(Protocol):
         """Set what depends on the number of updates done; called before each."""
         return
 
+    def folds(self) -> list[str]:
+        """Settings of a recipe, one for each part of the data to test on, such as "data.fold=1"; none without such parts."""
+        return []
+
     def notes(self) -> dict[str, Any]:
         """What a checkpoint should say of how it was made, as plain JSON values."""
         return {}

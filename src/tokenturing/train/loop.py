@@ -22,6 +22,7 @@ from tokenturing.errors import CheckpointError, OptionError, TokenTuringError, a
 from tokenturing.files import read_json
 from tokenturing.tasks.contract import Task
 from tokenturing.train.distributed import Workers, is_first
+from tokenturing.train.kept import Kept
 from tokenturing.train.log import RunLog
 from tokenturing.train.optim import build_optimizer, rate_at, set_rate
 from tokenturing.train.plain import finite, plain
@@ -88,6 +89,7 @@ class Training:
         self.lost = 0
         """the last so many of them in a row"""
         self.validation: dict[str, float] = {}
+        self.kept = Kept(recipe.train, self.model)
         if (folder / FILE).exists():
             self._resume()
 
@@ -105,13 +107,14 @@ class Training:
         def check(recipe: dict[str, Any]) -> None:
             check_recipe(self.recipe.to_json(), recipe, self.folder)
 
-        state, progress = load_training(self.folder, self.model, self.optimizer, like, check, self.device)
+        state, progress, tensors = load_training(self.folder, self.model, self.optimizer, like, check, self.device)
         self.state = None if state is None else states.move(self.workers.own(state), self.device)
         self.update, self.seconds, self.skipped = progress["update"], progress["seconds"], progress["skipped"]
         self.lost = progress.get("lost", 0)
         check_start(self.start, progress.get("start"), self.folder)
         self.start = progress.get("start")
         self.validation = progress.get("validation", {})
+        self.kept.restore(progress.get("kept", {}), tensors)
         self.batches.restore(progress["streams"])
 
     def save(self) -> None:
@@ -127,10 +130,11 @@ class Training:
             "lost": self.lost,
             "start": self.start,
             "validation": self.validation,
+            "kept": self.kept.to_json(),
             "streams": streams,
             "recipe": self.recipe.to_json(),
         }
-        save_training(self.folder, self.model, self.optimizer, state, progress, self.device)
+        save_training(self.folder, self.model, self.optimizer, state, progress, self.device, self.kept.tensors())
 
     def autocast(self) -> torch.autocast:
         """In which an update is computed: matrix products in the recipe's precision."""
@@ -159,17 +163,23 @@ class Training:
             self.lost += 1
         self.state = None if state is None else states.detach(state)
         self.update += 1
+        self.kept.follow(self.model, self.update)
         self.seconds += time.perf_counter() - began
         return losses | {"rate": rate}
 
     def validate(self) -> dict[str, float]:
         """What the task finds on validation data; nothing that is trained notices."""
+        with self.kept.within(self.model):
+            return self._validate()
+
+    def _validate(self) -> dict[str, float]:
         with looking(self.model, self.device):
             found = self.task.validate(self.model)
         if not isinstance(found, dict):
             kind = type(self.task).__name__
             raise OptionError(f"validate() of the task {kind} returned {a(type(found))}: expected a dict of numbers by name")
         self.validation = plain(found)
+        self.kept.see(self.update, self.validation, self.model)
         return self.validation
 
     def check_learning(self) -> None:
@@ -223,6 +233,7 @@ def train(
         if run.update < recipe.train.updates:
             _go_on(run, report)
         run.check_learning()
+        run.kept.put_into(run.model)
         if run.workers.first and _updates_of(folder / "model") != run.update:
             save(run.model, folder / "model", notes=run_notes(run))
         return run.model
@@ -293,6 +304,7 @@ def run_notes(run: Training) -> dict[str, Any]:
         "seconds": round(run.seconds),
         "updates": run.update,
         "updates_skipped": run.skipped,
+        **run.kept.notes(),
         **finite(plain(run.task.notes())),
-        "validation": finite(run.validation),
+        "validation": finite(run.kept.validation or run.validation),
     }
