@@ -13,6 +13,7 @@ from tokenturing.registry import find_class
 
 EMBEDS, POOLS = ("linear", "relu", "mlp"), ("mean", "flat")
 SEES = ("samples", "statistics", "both")
+SEVERAL = ("binary", "shares")
 CHANGES = 3.0
 """by which changes from sample to sample are made as large as the rest"""
 
@@ -34,6 +35,7 @@ class ActivityModel(HubMixin):
         dropout: on the tokens that go in and on what the head sees.
         pool: what the head sees of the output tokens: their "mean", which has few weights to learn from few videos; "flat": all
             side by side.
+        several: how the scores of several at once become probabilities: "binary", each by itself; "shares", of one.
     """
 
     def __init__(
@@ -50,12 +52,14 @@ class ActivityModel(HubMixin):
         embed: str = "linear",
         dropout: float = 0.0,
         pool: str = "mean",
+        several: str = "binary",
     ):
         super().__init__()
         self.config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         choose("embed", embed, EMBEDS)
         choose("pool", pool, POOLS)
         choose("sees", sees, SEES)
+        choose("several", several, SEVERAL)
         tokens, columns = features
         if samples and columns % samples:
             raise OptionError(f"samples={samples} for {columns} features: expected a divisor")

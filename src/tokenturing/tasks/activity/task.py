@@ -124,7 +124,7 @@ class Activity(Task):
         if not found.streams:
             raise OptionError(f"the task {type(self).__name__} found no streams: {'; '.join(found.problems) or 'no files'}")
         for problem in found.problems:
-            warnings.warn(problem, stacklevel=2)
+            warnings.warn(problem, stacklevel=1)  # ours, which the command line shows
         return found
 
     @cached_property
@@ -153,6 +153,7 @@ class Activity(Task):
             embed=options.embed,
             dropout=options.dropout,
             pool=options.pool,
+            several=self.options.loss.several,
         )
         model.normalise_by(*normalisation(self.parts.train, streams.samples))
         return model
@@ -197,6 +198,11 @@ class Activity(Task):
         return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / labels.shape[-1]
 
     @property
+    def sigmoid(self) -> bool:
+        """Whether each activity has a probability by itself."""
+        return self.streams.multi_label and self.options.loss.several == "binary"
+
+    @property
     def seconds(self) -> float:
         """Of a step."""
         times = self.streams.streams[0].times
@@ -205,7 +211,7 @@ class Activity(Task):
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Figures of the validation streams; without any, of the training streams as they are, which says less."""
         streams, where = (self.parts.validation, "") if self.parts.validation else (self.parts.train, " in training")
-        watched = watch(model, streams, self.streams.multi_label)
+        watched = watch(model, streams, self.sigmoid)
         found = as_numbers(figures(watched, self.seconds, self.streams.background))
         return {f"{kind}{where}": value for kind, value in found.items() if not kind.endswith("(s)")}
 
@@ -222,7 +228,7 @@ class Activity(Task):
         streams = task._of(chosen.split)
         found = {}
         for name, model in models.items():
-            watched = watch(model, streams, task.streams.multi_label, report, name)
+            watched = watch(model, streams, task.sigmoid, report, name)
             found[name] = figures(watched, task.seconds, task.streams.background, chosen.resamples, chosen.seed)
         return found
 
