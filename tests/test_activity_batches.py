@@ -131,7 +131,7 @@ def test_a_rotation_turns_accelerations_and_rotations_alike() -> None:
     assert np.array_equal(untouched, features), "features that are no samples have no axes"
 
 
-@pytest.mark.parametrize("kind", ["noise", "scale", "drop_features", "drop_tokens"])
+@pytest.mark.parametrize("kind", ["noise", "scale", "offset", "drop_features", "drop_tokens"])
 def test_each_change_does_what_it_says(kind: str) -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(5, 1, size=(400, 3, 8)).astype(np.float32)
@@ -140,6 +140,10 @@ def test_each_change_does_what_it_says(kind: str) -> None:
     assert changed.dtype == np.float32
     if kind == "noise":
         assert (changed - features).std() == pytest.approx(0.6, rel=0.05)
+    elif kind == "offset":
+        offsets = changed - features
+        assert np.allclose(offsets, offsets[0, 0], atol=1e-5)
+        assert 0.2 < offsets[0, 0].std() < 1.2
     elif kind == "scale":
         factors = changed / features
         assert np.allclose(factors, factors[0, 0], rtol=1e-5)
@@ -152,3 +156,34 @@ def test_each_change_does_what_it_says(kind: str) -> None:
         assert np.array_equal(whole, gone.any(axis)), "all of it or nothing"
         assert 0.1 < whole.mean() < 0.5
     assert np.array_equal(change(features, AugmentOptions(), 0, mean, deviation, rng), features), "the control"
+
+
+def test_pieces_of_recordings_are_put_in_a_row() -> None:
+    one = stream("a", 300, parts=(0, 100, 200))
+    pieces = Walker([one], 0, AugmentOptions(keep=(0.2, 0.5)), 0 * ONES, ONES, seed=(0, 0))
+    found = [pieces.whole(0, number) for number in range(1, 60)]
+    assert all(np.isin(np.diff(np.flatnonzero(np.diff(walk.labels))), range(19, 52)).all() for walk in found)
+    assert max(len(walk.labels) for walk in found) <= 151
+    assert all(np.array_equal(walk.labels, walk.features[:, 0, 0] // 100) for walk in found)
+    starts = {walk.features[0, 0, 0] % 100 for walk in found}
+    assert len(starts) > 20, "from anywhere in them"
+
+
+def test_the_other_arm_is_a_mirror_image() -> None:
+    rng = np.random.default_rng(0)
+    one = Stream(
+        "a", "a", rng.normal(size=(40, 1, 12)).astype(np.float32), np.zeros(40, int), np.arange(40.0), np.ones(40, bool), (0, 20)
+    )
+    signs = (-1.0, 1.0, 1.0, 1.0, -1.0, -1.0)
+    ones = np.ones(12, np.float32)
+    mirrored = Walker([one], 2, AugmentOptions(mirror=0.5), 0 * ones, ones, seed=(0, 0), mirror=signs)
+    kinds = set()
+    for number in range(1, 30):
+        walk = mirrored.whole(0, number)
+        for step in walk.features:
+            (place,) = np.flatnonzero((np.abs(np.abs(one.features) - np.abs(step)) < 1e-6).all((1, 2)))
+            ratio = (step / one.features[place]).reshape(2, 6)
+            assert np.allclose(ratio[0], ratio[1])
+            assert tuple(ratio[0].round(3)) in {signs, (1.0,) * 6}
+            kinds.add((place >= 20, ratio[0, 0] < 0))
+    assert len(kinds) == 4, "each recording by itself"

@@ -100,9 +100,10 @@ class Walker:
 
     def _cropped(self, rng: np.random.Generator, first: int, end: int) -> tuple[int, int]:
         """A piece of a recording that is put in a row with others."""
-        if not self.augment.crop:
+        least, most = self.augment.keep
+        if least >= 1:
             return first, end
-        length = max(int((end - first) * rng.uniform(1 - self.augment.crop, 1)), 1)
+        length = max(round((end - first) * rng.uniform(least, max(most, least))), 1)
         begin = int(rng.integers(first, end - length + 1))
         return begin, begin + length
 

@@ -49,7 +49,7 @@ def watch(model: Any, streams: Sequence[Stream], sigmoid: bool, report: Report |
         logits = _by_runtime(model, padded) if isinstance(model, Runtime) else _by_model(model, padded)
         for row, index in enumerate(some):
             one = streams[index]
-            scores = _shares(logits[row, : len(one.labels)], sigmoid)
+            scores = shares(logits[row, : len(one.labels)], sigmoid)
             found[index] = Watched(scores[one.known], one.labels[one.known])
             done += len(one.labels)
         if report:
@@ -78,7 +78,7 @@ def _by_runtime(model: Runtime, features: np.ndarray) -> np.ndarray:
     return np.stack(found, axis=1)
 
 
-def _shares(logits: np.ndarray, sigmoid: bool) -> np.ndarray:
+def shares(logits: np.ndarray, sigmoid: bool) -> np.ndarray:
     """Probabilities; of several at once, each by itself."""
     if sigmoid:
         return 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
