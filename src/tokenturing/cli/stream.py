@@ -43,6 +43,7 @@ def stream(
     state: Annotated[str, argument("FILE")] = "",
     audio_track: Annotated[str, argument("N|LANGUAGE", hint="(default: the file's default)")] = "",
     reconnect: Annotated[float, argument("SECONDS", hint=None)] = 60.0,
+    segments: Annotated[str, argument("FILE", name="json")] = "",
     device: Annotated[str, argument("DEVICE", hint=None)] = "cpu",
 ) -> None:
     """Let a model watch a video, a sound file, a camera or an endless stream, and answer questions about it.
@@ -50,6 +51,10 @@ def stream(
     Each line is what it notices or answers; at the end every question is asked once, and what there is to say is printed. What
     can be asked depends on the model's task. Of recall: "seen 2 last", "heard 1 last" (1 to 4), "heard before 7 was seen" (0 to
     9), "how long ago seen".
+
+    A recording of a sensor, .csv or .npz, is labelled instead, by a model that knows its sensor, such as activity-watch: a line
+    for each stretch of time, and with --json all of them in a file. Columns are ax, ay, az (acceleration), wx, wy, wz (rotation)
+    and, where samples are not 50 a second, time in seconds; an .npz has `samples` [n, 6] and `times` [n] or `rate`.
 
     SOURCE is a file with pictures, sound or both; "camera", "camera:1" or /dev/video0; "-" for standard input; a named pipe; or
     an address (http, https, rtsp, rtsps). Ctrl-C ends what is endless.
@@ -69,14 +74,23 @@ def stream(
             watched now then follows what was watched before, and times count from its beginning.
         audio_track: which sound track to hear.
         reconnect: seconds in which to reach a network stream again that broke off; 0: not at all.
+        segments: write what a recording was labelled with to this file, as JSON.
         device: "cpu", on the fast runtime, or where else PyTorch is to run the model, such as "cuda".
     """
     from tokenturing.cli.common import display_names, load_runtime
+    from tokenturing.cli.recording import ENDINGS, label_recording
     from tokenturing.files.places import check_place
     from tokenturing.media.steps import open_media
     from tokenturing.tasks.keeping import KeptSession
     from tokenturing.train.recipe import task_of
 
+    if source.endswith(ENDINGS) and "://" not in source:
+        label_recording(checkpoint, source, segments, device)
+        return
+    if segments:
+        raise OptionError(
+            f"--json: {source} is no recording: expected a .csv or .npz; --jsonl writes what is noticed and answered"
+        )
     asked = parse_questions([text for group in ask for text in group])
     seconds = (0.0 if ask else EVERY) if every is None else every
     if not 0 <= seconds < math.inf:

@@ -79,6 +79,17 @@ class Answer(NamedTuple):
     """0 to 1"""
 
 
+class Segment(NamedTuple):
+    """What goes on in a stretch of a recording."""
+
+    start: float
+    end: float
+    """seconds"""
+    label: str
+    confidence: float
+    """0 to 1, the mean of its steps"""
+
+
 class Session(Protocol):
     """One stream that is watched; asking changes nothing.
 
@@ -166,6 +177,12 @@ class Task(Protocol):
     def session(self, model: Any, media: Any) -> Session:
         """A session of a model (as trained, or on the runtime) that watches media."""
         raise OptionError(f"the task {type(self).__name__} has no sessions")
+
+    def label(self, model: Any, recording: Path, report: Report | None = None) -> list[Segment]:
+        """What goes on in a recording in a file, watched step by step; the model is one as trained, or on the runtime."""
+        raise OptionError(
+            f"{recording} is labelled by no model of the task {type(self).__name__}: expected a video or sound file"
+        )
 
 
 def mean(total: Tensor, count: Tensor) -> Tensor:

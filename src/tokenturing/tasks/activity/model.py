@@ -13,6 +13,7 @@ from tokenturing.registry import find_class
 
 EMBEDS, POOLS = ("linear", "relu", "mlp"), ("mean", "flat")
 SEES = ("samples", "statistics", "both")
+SEVERAL = ("binary", "shares")
 CHANGES = 3.0
 """by which changes from sample to sample are made as large as the rest"""
 
@@ -34,6 +35,8 @@ class ActivityModel(HubMixin):
         dropout: on the tokens that go in and on what the head sees.
         pool: what the head sees of the output tokens: their "mean", which has few weights to learn from few videos; "flat": all
             side by side.
+        skip: whether a linear layer leads from the features of a step past the memory to its scores.
+        several: how the scores of several at once become probabilities: "binary", each by itself; "shares", of one.
     """
 
     def __init__(
@@ -50,12 +53,15 @@ class ActivityModel(HubMixin):
         embed: str = "linear",
         dropout: float = 0.0,
         pool: str = "mean",
+        several: str = "binary",
+        skip: bool = False,
     ):
         super().__init__()
         self.config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         choose("embed", embed, EMBEDS)
         choose("pool", pool, POOLS)
         choose("sees", sees, SEES)
+        choose("several", several, SEVERAL)
         tokens, columns = features
         if samples and columns % samples:
             raise OptionError(f"samples={samples} for {columns} features: expected a divisor")
@@ -86,6 +92,10 @@ class ActivityModel(HubMixin):
             )
         )
 
+        self.skip = nn.Linear(tokens * seen, len(classes), bias=False) if skip else None
+        if self.skip is not None:
+            nn.init.zeros_(self.skip.weight)
+
     @property
     def growing(self) -> frozenset[str]:
         """The memory's."""
@@ -106,27 +116,30 @@ class ActivityModel(HubMixin):
 
     def step(self, features: Tensor, state: Any) -> tuple[Tensor, Any]:
         """features [B, N, F] -> logits [B, C] and the next state."""
-        y, state = self.memory.step(self.tokens(features), state)
-        return self.scores(y), state
+        even = self.even(features)
+        y, state = self.memory.step(self.embed(even), state)
+        return self.scores(y, even), state
 
     def forward(
         self, features: Tensor, state: Any = None, reset: Tensor | None = None, active: Tensor | None = None, **options: Any
     ) -> tuple[Tensor, Any]:
         """features [B, T, N, F] -> logits [B, T, C] and the state; options as in RecurrentModel."""
-        y, state = self.memory(self.tokens(features), state, reset, active, **options)
-        return self.scores(y), state
+        even = self.even(features)
+        y, state = self.memory(self.embed(even), state, reset, active, **options)
+        return self.scores(y, even), state
 
-    def tokens(self, features: Tensor) -> Tensor:
-        """[..., N, F] -> [..., N, D]"""
+    def even(self, features: Tensor) -> Tensor:
+        """[..., N, F] -> what tokens are made of, in the same measure everywhere"""
         even = (features - self.mean) / self.deviation
         if self.sees != "samples":
             statistics = self._statistics(even.unflatten(-1, (self.samples, -1)))
             even = statistics if self.sees == "statistics" else torch.cat([even, statistics], dim=-1)
-        return self.embed(even)
+        return even
 
-    def scores(self, y: Tensor) -> Tensor:
+    def scores(self, y: Tensor, even: Tensor) -> Tensor:
         """Output tokens [..., R, D] -> logits [..., C]"""
-        return self.head(y.mean(-2) if self.pool == "mean" else y)
+        logits = self.head(y.mean(-2) if self.pool == "mean" else y)
+        return logits if self.skip is None else logits + self.skip(even.flatten(-2))
 
     def _statistics(self, samples: Tensor) -> Tensor:
         """[..., samples, channels] -> [..., 3 channels + pairs of them]"""
