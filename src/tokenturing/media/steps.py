@@ -8,6 +8,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -92,10 +93,14 @@ class Media:
     """seconds, as the file states or FFmpeg estimates; None if unknown"""
     live: bool
     """whether it goes on whether or not anybody reads: a camera, or an endless network stream; pipes wait"""
+    is_file: bool
+    """whether it is one, here or at an address: it is as long as it is, and waits to be read"""
     keep: bool = False
     """whether `passed` is wanted; to be set before it is read"""
     passed: Sequence[tuple[float, Any]]
     """all pictures that went by in the last step, each with the seconds at which it begins: PyAV's frames, as decoded"""
+    aspect: float = 1.0
+    """of a pixel of theirs, its width / height"""
 
     def __init__(self, source: Source, view: View, reconnect: float = RECONNECT_SECONDS) -> None:
         self._source, self.view, self._reconnect = source, view, reconnect
@@ -107,6 +112,7 @@ class Media:
         self.duration = opening.duration
         self.has_video, self.has_sound = "video" in opening.streams, "audio" in opening.streams
         self.live = source.format is not None or (opening.endless and source.network)
+        self.is_file = not (self.live or source.pipe)
         self._next: Opening | None = opening
 
     @property
@@ -124,7 +130,8 @@ class Media:
         """End all running iterations and release the source."""
         self._closed = True
         for steps in list(self._running):
-            steps.close()
+            with suppress(ValueError):  # it waits for its source in another thread
+                steps.close()
         if self._next:
             self._next.close()
 
@@ -166,7 +173,8 @@ class Media:
                     raise MediaError(f"{error}, or {opening.hint}") from None
                 if frame is None and sound is None and not any(track.head for track in tracks.values()):
                     break
-                self.passed = pictures.passed if pictures else ()
+                if pictures:
+                    self.passed, self.aspect = pictures.passed, pictures.aspect
                 yield MediaStep(start, frame, sound)
                 step += 1
             self._judge_end(step, list(tracks.values()), opening)

@@ -180,7 +180,8 @@ class Pictures:
         from av.video.reformatter import VideoReformatter
 
         self._track, self._view, self._keep = track, view, keep
-        self._aspect = float(track.stream.sample_aspect_ratio or 1)  # a pixel's width / height
+        self.aspect = float(track.stream.sample_aspect_ratio or 1)
+        """of a pixel, its width / height, as stored"""
         self._to_format, self._to_size = VideoReformatter(), VideoReformatter()
         self._shown: np.ndarray | None = None
         self.passed: list[tuple[float, Any]] = []
@@ -209,8 +210,8 @@ class Pictures:
         form = "rgb24" if colour else "gray"
         picture = self._to_format.reformat(frame, format=form).to_ndarray()
         height, width = picture.shape[:2]
-        side = min(height, width * self._aspect) * self._view.crop  # in pixel heights
-        rows, columns = max(round(side), 1), max(round(side / self._aspect), 1)
+        side = min(height, width * self.aspect) * self._view.crop  # in pixel heights
+        rows, columns = max(round(side), 1), max(round(side / self.aspect), 1)
         top, left = (height - rows) // 2, (width - columns) // 2
         square = np.ascontiguousarray(picture[top : top + rows, left : left + columns])
         whole = av_package().VideoFrame.from_ndarray(square, form)
