@@ -55,7 +55,8 @@ def saved(folder: Path, several: bool = False, **source: Any) -> Path:
         model.mean.fill_(0.35)
         for parameter in model.parameters():
             parameter.mul_(2)
-    model.notes = {"recipe": {"task": "activity_50salads"}}
+    about = {"classes": CLASSES, "sigmoid": several, "source": model.config["source"]}
+    model.notes = {"recipe": {"task": "activity_50salads"}, "activity": about}
     tt.save(model, folder)
     return folder
 
@@ -119,6 +120,13 @@ def test_other_encoders_are_refused(source: dict, said: str, means: Means, tmp_p
         open_media(silent(tmp_path / "a.mp4", 0.4), **watching.view_for(runtime)._asdict()) as media,
     ):
         VideoSession(runtime, media)
+
+
+def test_a_model_that_says_nothing_of_itself_is_refused(means: Means, tmp_path: Path) -> None:
+    model = tt.load(saved(tmp_path / "model"))
+    del model.notes["activity"]
+    with pytest.raises(OptionError, match="does not say what it was trained on"):
+        task_of(eager(model)).view(eager(model))
 
 
 def test_media_that_show_something_else_are_refused(means: Means, tmp_path: Path) -> None:

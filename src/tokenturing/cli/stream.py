@@ -46,7 +46,7 @@ def stream(
     state: Annotated[str, argument("FILE")] = "",
     out: Annotated[str, argument("VIDEO")] = "",
     truth: Annotated[str, argument("FILE")] = "",
-    json: Annotated[str, argument("FILE")] = "",
+    segments: Annotated[str, argument("FILE", name="json")] = "",
     audio_track: Annotated[str, argument("N|LANGUAGE", hint="(default: the file's default)")] = "",
     drop: Annotated[Literal["auto", "oldest", "never"], argument("auto|oldest|never", hint=None)] = "auto",
     reconnect: Annotated[float, argument("SECONDS", hint=None)] = 60.0,
@@ -82,7 +82,7 @@ def stream(
             watched now then follows what was watched before, and times count from its beginning.
         out: write the pictures to this video (mp4, mkv or mov), with the labels so far in a strip below.
         truth: what is true, to be shown beside what the model says: segments with start, end and label, as JSON or CSV.
-        json: write the labelled segments to this file, and how long each stage of a step took.
+        segments: write the labelled segments to this file, and how long each stage of a step took.
         audio_track: which sound track to hear.
         drop: which steps are left out: "auto", see above; "oldest", the same for a pipe, taken for a live source; "never".
         reconnect: seconds in which to reach a network stream again that broke off; 0: not at all.
@@ -103,7 +103,7 @@ def stream(
     seconds = (0.0 if ask else EVERY) if every is None else every
     if not 0 <= seconds < math.inf:
         raise OptionError(f"--every {seconds:g}: expected seconds, or 0 for never")
-    written = {"--jsonl": jsonl, "--state": state, "--out": out, "--json": json}
+    written = {"--jsonl": jsonl, "--state": state, "--out": out, "--json": segments}
     _check_apart({"the source": source, "--truth": truth} | written)
     true = read_segments(truth) if truth else []
     for option, file in written.items():
@@ -118,7 +118,7 @@ def stream(
         session = task.session(model, media)
         for due in asked:
             choose("question", due.question, session.questions)
-        check_labels(session, {"--out": out, "--truth": truth, "--json": json})
+        check_labels(session, {"--out": out, "--truth": truth, "--json": segments})
         kept = KeptSession(Path(state), session) if state else None
         output = Output(stack.enter_context(_open_lines(jsonl)) if jsonl else None, all_answers)
         output.say(_announced(source, media))
@@ -138,9 +138,9 @@ def stream(
             output.say(stages.line(feed.dropped))
             if (share := labelling.agreement()) is not None:
                 output.say(f"what it said was true at {share:.1%} of the steps for which {truth} knows it")
-            if json:
+            if segments:
                 about = {"source": media.name, "model": name, "step_seconds": media.step_seconds, "left_out": feed.dropped}
-                write_report(json, about | {"milliseconds": stages.figures()}, labelling.segments)
+                write_report(segments, about | {"milliseconds": stages.figures()}, labelling.segments)
     if interrupted:
         raise KeyboardInterrupt
 

@@ -108,10 +108,8 @@ class FlatAsk(nn.Module):
 
 
 def streaming_notes(model: nn.Module) -> dict[str, Any]:
-    """What is kept of a model's notes: how it was made, for which task, and what it says `about` itself to those who use it."""
-    about = getattr(model, "about", None)
-    notes: dict[str, Any] = {} if about is None else {"about": dict(about)}
-    notes |= {key: value for key, value in getattr(model, "notes", {}).items() if key not in LEFT_OUT_NOTES}
+    """What is kept of a model's notes: how it was made, and for which task."""
+    notes = {key: value for key, value in getattr(model, "notes", {}).items() if key not in LEFT_OUT_NOTES}
     task = getattr(model, "task", None)
     return notes if task is None else {"recipe": {"task": task}} | notes
 

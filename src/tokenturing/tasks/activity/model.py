@@ -89,11 +89,6 @@ class ActivityModel(HubMixin):
         self.mean.copy_(torch.from_numpy(mean))
         self.deviation.copy_(torch.from_numpy(deviation))
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """What a session has to know of it."""
-        return {name: self.config[name] for name in ("classes", "multi_label", "source")}
-
     def initial_state(self, rows: int) -> Any:
         """The memory's."""
         return self.memory.initial_state(rows)

@@ -23,14 +23,14 @@ MADE_BY = ("encoder", "hash", "rate", "grid")
 
 
 def about_of(model: Any) -> Mapping[str, Any]:
-    """What a model of activities on the runtime says of itself: classes, multi_label, source.
+    """What the notes of a model on the runtime say of its activities: "classes", "sigmoid" and "source".
 
     Raises:
-        OptionError: it does not.
+        OptionError: they do not.
     """
-    about = getattr(model, "notes", {}).get("about") or {}
-    if not isinstance(about.get("classes"), list) or not about["classes"]:
-        raise OptionError("the model does not say which activities it knows: expected an ActivityModel, or an export of one")
+    about = getattr(model, "notes", {}).get("activity")
+    if not isinstance(about, dict) or not isinstance(about.get("classes"), list) or not about["classes"]:
+        raise OptionError("this model does not say what it was trained on: expected one that `tokenturing train` trained")
     return about
 
 
@@ -79,7 +79,7 @@ class ActivitySession:
         self.model, self.state = model, model.initial_state(1)
         self.labels = [str(name) for name in about["classes"]]
         """C of them"""
-        self.several = bool(about.get("multi_label"))
+        self.several = bool(about.get("sigmoid"))
         """whether several may be right at once"""
         self.shares: np.ndarray | None = None
         """float [C], of the last step; they sum to 1 where one is right at a time"""
