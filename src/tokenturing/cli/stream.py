@@ -58,6 +58,10 @@ def stream(
     can be asked depends on the model's task. Of recall: "seen 2 last", "heard 1 last" (1 to 4), "heard before 7 was seen" (0 to
     9), "how long ago seen".
 
+    A recording of a sensor, .csv or .npz, is labelled instead, by a model that knows its sensor, such as activity-watch: a line
+    for each stretch of time, and with --json all of them in a file. Columns are ax, ay, az (acceleration), wx, wy, wz (rotation)
+    and, where samples are not 50 a second, time in seconds; an .npz has `samples` [n, 6] and `times` [n] or `rate`.
+
     SOURCE is a file with pictures, sound or both; "camera", "camera:1" or /dev/video0; "-" for standard input; a named pipe; or
     an address (http, https, rtsp, rtsps). Ctrl-C ends what is endless.
 
@@ -90,6 +94,7 @@ def stream(
     """
     from tokenturing.cli.common import display_names, load_runtime
     from tokenturing.cli.labelling import Labelling, check_labels, labels_time, write_report
+    from tokenturing.cli.recording import ENDINGS, label_recording
     from tokenturing.cli.segments import read_segments
     from tokenturing.cli.stages import Stages
     from tokenturing.files.places import check_place
@@ -99,6 +104,13 @@ def stream(
     from tokenturing.tasks.keeping import KeptSession
     from tokenturing.train.recipe import task_of
 
+    if source.endswith(ENDINGS) and "://" not in source:
+        if out or truth:
+            raise OptionError(
+                f"{'--out' if out else '--truth'}: {source} is a recording without pictures: expected a video to watch"
+            )
+        label_recording(checkpoint, source, segments, device)
+        return
     asked = parse_questions([text for group in ask for text in group])
     seconds = (0.0 if ask else EVERY) if every is None else every
     if not 0 <= seconds < math.inf:

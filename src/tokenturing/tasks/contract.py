@@ -80,6 +80,17 @@ class Answer(NamedTuple):
     """0 to 1"""
 
 
+class Segment(NamedTuple):
+    """What goes on in a stretch of a recording."""
+
+    start: float
+    end: float
+    """seconds"""
+    label: str
+    confidence: float = 1.0
+    """0 to 1, the mean of its steps"""
+
+
 class Session(Protocol):
     """One stream that is watched; asking changes nothing.
 
@@ -148,6 +159,10 @@ class Task(Protocol):
         """Set what depends on the number of updates done; called before each."""
         return
 
+    def folds(self) -> list[str]:
+        """Settings of a recipe, one for each part of the data to test on, such as "data.fold=1"; none without such parts."""
+        return []
+
     def notes(self) -> dict[str, Any]:
         """What a checkpoint should say of how it was made, as plain JSON values."""
         return {}
@@ -169,6 +184,12 @@ class Task(Protocol):
     def session(self, model: Any, media: Any) -> Session:
         """A session of a model (as trained, or on the runtime) that watches media."""
         raise OptionError(f"the task {type(self).__name__} has no sessions")
+
+    def label(self, model: Any, recording: Path, report: Report | None = None) -> list[Segment]:
+        """What goes on in a recording in a file, watched step by step; the model is one as trained, or on the runtime."""
+        raise OptionError(
+            f"{recording} is labelled by no model of the task {type(self).__name__}: expected a video or sound file"
+        )
 
 
 def mean(total: Tensor, count: Tensor) -> Tensor:
