@@ -42,11 +42,11 @@ def train(
     changes = [setting for group in settings for setting in group]
     if speech:
         changes.append(f"speech.folder={json.dumps(speech)}")  # a TOML string is written like JSON's
-    loaded = load_recipe(_find(recipe), changes)
+    loaded = load_recipe(find_recipe(recipe), changes)
     _train(loaded, folder, start, device)
 
 
-def _find(recipe: str) -> Path:
+def find_recipe(recipe: str) -> Path:
     """The recipe's file, or the one of that name that came with the package."""
     path = Path(recipe)
     packaged = Path(__file__).parents[1] / "recipes" / f"{path.stem}.toml"
