@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import activity_files
 import numpy as np
 import pytest
 import torch
@@ -46,6 +47,8 @@ def make(name: str, recipe: Path, seed: int = 0) -> Task:
         content = {"perception": str(recipe.parent / "perception"), "tokens": {"sightings": 1, "backgrounds": 100}}
         content["model"] = {"options": {"width": 16, "memory_tokens": 4, "read_tokens": 2, "layers": 1, "heads": 2}}
         content["data"] = {"shortest": 4, "longest": 12}
+    if name.startswith("activity"):
+        content = activity_files.small(name, recipe.parent / name)
     if name in ("recall", "perception"):
         content["speech"] = {"bank": str(recipe.parent / "bank.npz")}
     task = find_task(name)

@@ -10,6 +10,7 @@ EXTRAS = {
     "speech": ("pyopen-wakeword", "espeakng-loader", "scipy", "soundfile"),
     "media": ("av", "soundfile"),
     "tasks": ("scikit-learn",),
+    "activity": ("seglearn",),
     "runtime": ("onnxruntime",),
     "bf16": ("openvino",),
     "serve": ("starlette", "uvicorn", "websockets", "msgspec", "prometheus-client"),

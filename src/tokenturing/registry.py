@@ -32,6 +32,8 @@ _MODULES = {
 }
 """imported only when a checkpoint names the class"""
 TASKS = {
+    "activity_50salads": "tokenturing.tasks.activity.tasks:Activity50Salads",
+    "activity_watch": "tokenturing.tasks.activity.tasks:ActivityWatch",
     "last_digits": "tokenturing.tasks.last_digits.task:LastDigits",
     "perception": "tokenturing.tasks.recall.eyes.task:RecallPerception",
     "recall": "tokenturing.tasks.recall.task:Recall",

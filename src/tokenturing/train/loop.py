@@ -21,6 +21,7 @@ from tokenturing.checkpoint.weights import weights_of
 from tokenturing.errors import CheckpointError, OptionError, TokenTuringError, a
 from tokenturing.files import read_json
 from tokenturing.tasks.contract import Task
+from tokenturing.train.best import Best
 from tokenturing.train.distributed import Workers, is_first
 from tokenturing.train.log import RunLog
 from tokenturing.train.optim import build_optimizer, rate_at, set_rate
@@ -88,6 +89,7 @@ class Training:
         self.lost = 0
         """the last so many of them in a row"""
         self.validation: dict[str, float] = {}
+        self.best = Best(recipe.train)
         if (folder / FILE).exists():
             self._resume()
 
@@ -105,13 +107,14 @@ class Training:
         def check(recipe: dict[str, Any]) -> None:
             check_recipe(self.recipe.to_json(), recipe, self.folder)
 
-        state, progress = load_training(self.folder, self.model, self.optimizer, like, check, self.device)
+        state, progress, best = load_training(self.folder, self.model, self.optimizer, like, check, self.device)
         self.state = None if state is None else states.move(self.workers.own(state), self.device)
         self.update, self.seconds, self.skipped = progress["update"], progress["seconds"], progress["skipped"]
         self.lost = progress.get("lost", 0)
         check_start(self.start, progress.get("start"), self.folder)
         self.start = progress.get("start")
         self.validation = progress.get("validation", {})
+        self.best.restore(progress.get("best"), best)
         self.batches.restore(progress["streams"])
 
     def save(self) -> None:
@@ -127,10 +130,11 @@ class Training:
             "lost": self.lost,
             "start": self.start,
             "validation": self.validation,
+            "best": self.best.to_json(),
             "streams": streams,
             "recipe": self.recipe.to_json(),
         }
-        save_training(self.folder, self.model, self.optimizer, state, progress, self.device)
+        save_training(self.folder, self.model, self.optimizer, state, progress, self.device, self.best.weights)
 
     def autocast(self) -> torch.autocast:
         """In which an update is computed: matrix products in the recipe's precision."""
@@ -170,6 +174,7 @@ class Training:
             kind = type(self.task).__name__
             raise OptionError(f"validate() of the task {kind} returned {a(type(found))}: expected a dict of numbers by name")
         self.validation = plain(found)
+        self.best.see(self.update, self.validation, self.model)
         return self.validation
 
     def check_learning(self) -> None:
@@ -223,6 +228,7 @@ def train(
         if run.update < recipe.train.updates:
             _go_on(run, report)
         run.check_learning()
+        run.best.put_into(run.model)
         if run.workers.first and _updates_of(folder / "model") != run.update:
             save(run.model, folder / "model", notes=run_notes(run))
         return run.model
@@ -293,6 +299,7 @@ def run_notes(run: Training) -> dict[str, Any]:
         "seconds": round(run.seconds),
         "updates": run.update,
         "updates_skipped": run.skipped,
+        **run.best.notes(),
         **finite(plain(run.task.notes())),
-        "validation": finite(run.validation),
+        "validation": finite(run.best.validation or run.validation),
     }

@@ -47,6 +47,10 @@ class TrainOptions:
     """cores; results are the same to the bit only for the same number"""
     evaluate_every: int = number(200, 1)
     save_every: int = number(100, 1)
+    keep: str = choice("last", "best")
+    """which weights the model has in the end: the "last", or the "best" of all validations"""
+    best_by: str = ""
+    """the figure by which a validation is the best, the larger the better; empty: the first of them"""
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,15 @@ def save_training(
     carried: Any,
     progress: dict[str, Any],
     device: torch.device,
+    best: dict[str, Tensor],
 ) -> None:
-    """Write parameters, optimiser, the streams' states and `progress` (plain JSON values) in one move."""
+    """Write parameters, optimiser, the streams' states, the best weights and `progress` (plain JSON values) in one move."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
     if carried is not None:
         tensors |= {f"carried.{name}": leaf for name, leaf in states.leaves(carried)}
+    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     tensors["random"] = torch.get_rng_state()
     if device.type != "cpu":
         tensors[f"random_{device.type}"] = torch.get_device_module(device).get_rng_state(device)
@@ -45,8 +47,8 @@ def load_training(
     carried_like: Any,
     check_recipe: Callable[[dict[str, Any]], None],
     device: torch.device,
-) -> tuple[Any, dict[str, Any]]:
-    """Restore all that `save_training` wrote -> the streams' states and the progress."""
+) -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
+    """Restore all that `save_training` wrote -> the streams' states, the progress and the best weights."""
     file = TensorFile(folder / FILE, "training checkpoint")
     tensors = file.tensors()
     try:
@@ -65,11 +67,11 @@ def load_training(
     torch.set_rng_state(tensors["random"])
     if (drawn := tensors.get(f"random_{device.type}")) is not None:  # none where the run began on another kind of device
         torch.get_device_module(device).set_rng_state(drawn, device)
-    leaves = _under("carried.", tensors)
+    leaves, best = _under("carried.", tensors), _under("best.", tensors)
     if not leaves:
-        return None, progress
+        return None, progress, best
     try:
-        return states.rebuild(carried_like, leaves), progress
+        return states.rebuild(carried_like, leaves), progress, best
     except KeyError as error:
         raise CheckpointError(f"{folder / FILE} was written by another model (no {error}): use another --out") from error
 
