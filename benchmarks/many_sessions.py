@@ -19,8 +19,10 @@ import numpy as np
 
 from tokenturing.cli.serve import load_served
 from tokenturing.serve import messages as say
-from tokenturing.serve.engine import Engine, Job
+from tokenturing.serve.arrays import array
+from tokenturing.serve.engine import Engine
 from tokenturing.serve.limits import Limits
+from tokenturing.serve.seats import Job
 from tokenturing.serve.store import open_store
 
 AT_ONCE = 256
@@ -60,9 +62,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
     engine = Engine({"machine": served}, open_store(f"sqlite:{folder / 's.db'}", limits.window), limits)
     await engine.start()
     inputs = {
-        name: say.array(np.zeros(shape[1:], dtype))
-        for name, (shape, dtype) in served.runtime.inputs.items()
-        if name != "token_mask"
+        name: array(np.zeros(shape[1:], dtype)) for name, (shape, dtype) in served.runtime.inputs.items() if name != "token_mask"
     }
     secrets = {}
 

@@ -50,22 +50,23 @@ def test_streams_go_on_from_chunk_to_chunk() -> None:
 def test_windows_begin_afresh_and_anywhere() -> None:
     features, _, reset = drawn(ActivityBatches(walker([stream("a", 40)]), range(4), 8, True), 75)
     assert reset[:, ::8].all()
-    assert reset.sum() == 4 * 75
-    begins = features[:, ::8]
-    assert np.array_equal(features, (begins[:, :, None] + np.arange(8)).reshape(4, -1))
-    assert set(begins.ravel().tolist()) == set(range(33)), "all places, the last with the last step"
+    assert reset[:, 1:][np.diff(features) != 1].all(), "steps are in a row but where a window begins"
+    ends = features[:, 7::8]
+    assert set(ends.ravel().tolist()) == set(range(40)), "each step is the last of a window, the first ones too"
 
 
-def test_a_window_longer_than_its_stream_is_filled_with_another() -> None:
-    features, _, reset = drawn(ActivityBatches(walker([stream("a", 5)]), range(2), 12, True), 2)
-    assert np.array_equal(features[0], np.concatenate([np.arange(12) % 5] * 2))
-    assert np.flatnonzero(reset[0]).tolist() == [0, 5, 10, 12, 17, 22]
+def test_a_short_window_is_at_the_end_behind_others() -> None:
+    features, _, reset = drawn(ActivityBatches(walker([stream("a", 5)]), range(2), 12, True), 20)
+    for row, resets in zip(features.reshape(-1, 12), reset.reshape(-1, 12), strict=True):
+        begin = np.flatnonzero(resets)[-1]
+        assert np.array_equal(row[begin:], np.arange(12 - begin)), "the last is from the stream's begin"
+    assert set(features[:, 11::12].ravel().tolist()) == set(range(5))
 
 
 @pytest.mark.parametrize("windows", [False, True])
 def test_parts_come_whole_and_in_new_orders(windows: bool) -> None:
     one = stream("a", 30, parts=(0, 10, 20))
-    features, labels, reset = drawn(ActivityBatches(walker([one]), range(3), 30, windows), 12)
+    features, labels, reset = drawn(ActivityBatches(walker([one]), range(9), 30, windows), 36)
     orders = set()
     for row, own, resets in zip(features, labels, reset, strict=True):
         begins = [*np.flatnonzero(resets).tolist(), len(row)]
@@ -130,7 +131,7 @@ def test_a_rotation_turns_accelerations_and_rotations_alike() -> None:
     assert np.array_equal(untouched, features), "features that are no samples have no axes"
 
 
-@pytest.mark.parametrize("kind", ["noise", "scale", "drop_features", "drop_tokens"])
+@pytest.mark.parametrize("kind", ["noise", "scale", "offset", "drop_features", "drop_tokens"])
 def test_each_change_does_what_it_says(kind: str) -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(5, 1, size=(400, 3, 8)).astype(np.float32)
@@ -139,6 +140,10 @@ def test_each_change_does_what_it_says(kind: str) -> None:
     assert changed.dtype == np.float32
     if kind == "noise":
         assert (changed - features).std() == pytest.approx(0.6, rel=0.05)
+    elif kind == "offset":
+        offsets = changed - features
+        assert np.allclose(offsets, offsets[0, 0], atol=1e-5)
+        assert 0.2 < offsets[0, 0].std() < 1.2
     elif kind == "scale":
         factors = changed / features
         assert np.allclose(factors, factors[0, 0], rtol=1e-5)
@@ -151,3 +156,34 @@ def test_each_change_does_what_it_says(kind: str) -> None:
         assert np.array_equal(whole, gone.any(axis)), "all of it or nothing"
         assert 0.1 < whole.mean() < 0.5
     assert np.array_equal(change(features, AugmentOptions(), 0, mean, deviation, rng), features), "the control"
+
+
+def test_pieces_of_recordings_are_put_in_a_row() -> None:
+    one = stream("a", 300, parts=(0, 100, 200))
+    pieces = Walker([one], 0, AugmentOptions(keep=(0.2, 0.5)), 0 * ONES, ONES, seed=(0, 0))
+    found = [pieces.whole(0, number) for number in range(1, 60)]
+    assert all(np.isin(np.diff(np.flatnonzero(np.diff(walk.labels))), range(19, 52)).all() for walk in found)
+    assert max(len(walk.labels) for walk in found) <= 151
+    assert all(np.array_equal(walk.labels, walk.features[:, 0, 0] // 100) for walk in found)
+    starts = {walk.features[0, 0, 0] % 100 for walk in found}
+    assert len(starts) > 20, "from anywhere in them"
+
+
+def test_the_other_arm_is_a_mirror_image() -> None:
+    rng = np.random.default_rng(0)
+    one = Stream(
+        "a", "a", rng.normal(size=(40, 1, 12)).astype(np.float32), np.zeros(40, int), np.arange(40.0), np.ones(40, bool), (0, 20)
+    )
+    signs = (-1.0, 1.0, 1.0, 1.0, -1.0, -1.0)
+    ones = np.ones(12, np.float32)
+    mirrored = Walker([one], 2, AugmentOptions(mirror=0.5), 0 * ones, ones, seed=(0, 0), mirror=signs)
+    kinds = set()
+    for number in range(1, 30):
+        walk = mirrored.whole(0, number)
+        for step in walk.features:
+            (place,) = np.flatnonzero((np.abs(np.abs(one.features) - np.abs(step)) < 1e-6).all((1, 2)))
+            ratio = (step / one.features[place]).reshape(2, 6)
+            assert np.allclose(ratio[0], ratio[1])
+            assert tuple(ratio[0].round(3)) in {signs, (1.0,) * 6}
+            kinds.add((place >= 20, ratio[0, 0] < 0))
+    assert len(kinds) == 4, "each recording by itself"

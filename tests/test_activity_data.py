@@ -15,8 +15,9 @@ from activity_files import npz_folder, watch_content, watch_file
 from tokenturing.errors import OptionError
 from tokenturing.tasks.activity.folders import npz_streams
 from tokenturing.tasks.activity.old_arrays import read_old_arrays
-from tokenturing.tasks.activity.sensors import as_steps, samples_of, watch_streams
-from tokenturing.tasks.activity.streams import Stream, folds_of, group_of, split, statistics
+from tokenturing.tasks.activity.sensors import MIRROR, as_steps, samples_of, watch_streams
+from tokenturing.tasks.activity.sensors import watch_file as watch_file_of_the_package
+from tokenturing.tasks.activity.streams import Stream, folds_of, group_of, normalisation, split
 
 SALADS = "^(split[0-9]+)_"
 
@@ -130,6 +131,12 @@ def test_samples_stay_in_their_order() -> None:
         samples_of(0.4, 3)
 
 
+def sides() -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The recordings of the left and of the right arm."""
+    content = read_old_arrays(watch_file_of_the_package())
+    return tuple([x for x, side in zip(content["X"], content["side"], strict=True) if side == which] for which in (0, 1))  # type: ignore[return-value]
+
+
 @pytest.mark.skipif(importlib.util.find_spec("seglearn") is None, reason="seglearn is not installed")
 def test_the_package_has_ten_subjects() -> None:
     streams = watch_streams(0.4, 2, 0)
@@ -137,9 +144,10 @@ def test_the_package_has_ten_subjects() -> None:
     assert {len(one.parts) for one in streams.streams} == {14}
     assert len(streams.classes) == 7
     assert sum(len(one.labels) for one in streams.streams) == 12136
-    mean, deviation = statistics(streams.streams, streams.samples)
-    assert np.allclose(mean[:6], [-0.0076, 0.379, -0.147, 0.025, -0.0015, 0.0118], atol=0.01)
-    assert np.allclose(deviation[:6], [0.903, 0.494, 0.538, 0.982, 2.496, 1.052], atol=0.02)
+    _, deviation = normalisation(streams.streams, streams.samples)
+    assert np.allclose(deviation[:6], [0.645] * 3 + [1.51] * 3, atol=0.02)
+    left, right = (np.concatenate(part).mean(0) for part in sides())
+    assert np.abs(left - right).max() > 4 * np.abs(left * MIRROR - right).max(), "the arms are mirror images"
 
 
 def test_a_folder_of_npz_files(tmp_path: Path) -> None:
@@ -205,14 +213,16 @@ def test_folds_that_cannot_be_are_refused(tmp_path: Path) -> None:
     assert group_of("anything", "") == "anything"
 
 
-def test_statistics_are_of_channels_over_all_samples() -> None:
+def test_sensors_keep_their_directions() -> None:
     rng = np.random.default_rng(0)
-    recording = rng.normal(3, 2, size=(200, 6))
+    recording = rng.normal(3, [1, 2, 3, 10, 20, 30], size=(200, 6))
     steps = as_steps(recording, 0.4, 2)
     stream = Stream("a", "a", steps, np.zeros(10, np.int64), np.arange(10.0), np.ones(10, bool))
-    mean, deviation = statistics([stream], 10)
-    assert mean.shape == (60,)
-    assert np.allclose(mean.reshape(10, 6), recording.mean(0), atol=1e-5)
-    assert np.allclose(deviation.reshape(10, 6), recording.std(0), atol=1e-5)
-    plain, _ = statistics([stream], 0)
-    assert not np.allclose(plain.reshape(10, 6), recording.mean(0)), "the control: by feature"
+    mean, deviation = normalisation([stream], 10)
+    assert mean.shape == deviation.shape == (60,)
+    assert not mean.any()
+    both = recording.std(0).reshape(2, 3).mean(1)
+    assert np.allclose(deviation.reshape(10, 6), np.repeat(both, 3), rtol=1e-5)
+    mean, deviation = normalisation([stream], 0)
+    assert np.allclose(mean, steps.mean((0, 1)), atol=1e-4), "features that are no samples have each its own"
+    assert np.allclose(deviation, steps.std((0, 1)), rtol=1e-4)

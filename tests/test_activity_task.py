@@ -45,7 +45,10 @@ def task(tmp_path: Path) -> Activity:
 def test_every_memory_streams_as_it_sees_the_whole(memory: str, pool: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     options = TINY if memory == "TokenTuringMachine" else {"width": 16}
-    model = ActivityModel(memory, options, ["a", "b", "c"], [2, 12], samples=2, statistics=True, pool=pool).eval()
+    model = ActivityModel(memory, options, ["a", "b", "c"], [2, 12], samples=2, sees="both", pool=pool, skip=pool == "flat")
+    if model.skip is not None:
+        torch.nn.init.normal_(model.skip.weight)
+    model.eval()
     model.normalise_by(np.full(12, 0.3, np.float32), np.full(12, 2.0, np.float32))
     features = torch.randn(3, 7, 2, 12)
     whole, _ = model(features)
@@ -214,3 +217,19 @@ def test_recipes_build_their_models(path: Path) -> None:
     options = load_recipe(path).options
     model = ActivityModel(options.model.memory, options.model.options, ["a", "b"], [2, 60], embed=options.model.embed)
     assert model(torch.randn(1, 3, 2, 60))[0].shape == (1, 3, 2)
+
+
+@pytest.mark.parametrize("memory", ["TokenTuringMachine", "MinGRU", "MiniRoad"])
+def test_an_export_names_what_the_model_names(memory: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    options = {**TINY, "look_back": 2} if memory == "TokenTuringMachine" else {"width": 16}
+    model = ActivityModel(memory, options, ["a", "b", "c"], [2, 12], samples=2, sees="both").eval()
+    model.normalise_by(np.zeros(12, np.float32), np.full(12, 3.0, np.float32))
+    tt.save(model, tmp_path / "m")
+    main(["export", str(tmp_path / "m"), "--out", str(tmp_path / "e")])
+    exported, features = tt.runtime.load(tmp_path / "e"), np.random.default_rng(0).normal(size=(3, 5, 2, 12)).astype(np.float32)
+    state, found = exported.initial_state(3), []
+    for at in range(5):
+        scores, state = exported.step(features[:, at], state)
+        found.append(scores)
+    assert np.allclose(np.stack(found, 1), model(torch.from_numpy(features))[0].detach(), atol=1e-4)

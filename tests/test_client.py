@@ -12,6 +12,7 @@ from websockets.sync.server import Server, ServerConnection, serve
 
 from tokenturing.client import ServerError, connect
 from tokenturing.serve import messages as say
+from tokenturing.serve.arrays import array
 
 X = np.zeros((1, 2), np.float32)
 Script = Callable[["Scripted", Any], None]
@@ -37,7 +38,7 @@ class Scripted:
             return
         if step.seq == expected:
             self.kept.append(float(np.frombuffer(step.inputs["x"].data, np.float32)[0]))  # type: ignore[union-attr]
-        y = say.array(np.array(self.kept[step.seq - 1]))
+        y = array(np.array(self.kept[step.seq - 1]))
         self.reply(say.Stepped(step.session, step.seq, step.seq, outputs={"y": y}))
 
 

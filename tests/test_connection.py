@@ -22,8 +22,8 @@ class Socket:
     async def receive(self) -> dict[str, Any]:
         return await self.sent.get()
 
-    async def send_text(self, text: str) -> None:
-        await self.got.put(json.loads(text))
+    async def send(self, message: dict[str, Any]) -> None:
+        await self.got.put(json.loads(message["text"]))
 
     async def say(self, **message: Any) -> dict[str, Any]:
         await self.sent.put({"type": "websocket.receive", "text": json.dumps(message)})
@@ -38,7 +38,7 @@ def test_forks_are_let_go_of_too(tmp_path: Path) -> None:
         await engine.start()
         socket = Socket()
         running = asyncio.create_task(Connection(engine, socket).run())  # type: ignore[arg-type]
-        await socket.got.get()
+        await asyncio.wait_for(socket.got.get(), 30)
         opened = await socket.say(type="open", request=1, kind="media")
         forked = await socket.say(type="fork", request=2, session=opened["session"])
         held = [engine.seats[one["session"]] for one in (opened, forked)]

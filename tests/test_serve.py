@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ from serving import TOKENS, WIDTH, Server, serving, small_machine
 import tokenturing as tt
 from tokenturing.client import ServerError, SessionLostError, connect
 from tokenturing.serve import messages as say
+from tokenturing.serve.arrays import Array, array
+from tokenturing.serve.sqlite import SqliteStore
 
 TOKEN = "a-token-of-some-length"
 
@@ -69,7 +72,7 @@ class Raw:
         return [say.decode_reply(self.socket.recv(timeout=30)) for _ in messages]
 
     def step(self, session: str, seq: int, x: np.ndarray) -> say.FromServer:
-        return self.send(say.Step(session, seq, {"x": say.array(x)}))[0]
+        return self.send(say.Step(session, seq, {"x": array(x)}))[0]
 
 
 @pytest.fixture(params=[False, True], ids=["msgpack", "json"])
@@ -154,16 +157,16 @@ def test_opening_again_is_the_same_session(raw: Raw, request: pytest.FixtureRequ
         ({"x": [[0.0] * WIDTH, [0.0]]}, "same lengths"),
         ({"x": [[0.0] * (WIDTH + 1)]}, r"shape \[1, 17\]"),
         ({"x": [["a"] * WIDTH]}, "holds"),
-        ({"x": say.Array("float32", [1, WIDTH], b"\0")}, "has 1 bytes: expected 64"),
-        ({"x": say.Array("float32", [-1, WIDTH], b"")}, "sizes from 0 on"),
-        ({"x": say.Array("float32", [0, 2**62], b"")}, "sizes from 0 on"),
-        ({"x": say.Array("object", [1], b"12345678")}, "is object: expected float32"),
-        ({"x": say.Array("int64", [1], b"12345678")}, "shape"),
-        ({"x": say.Array("float64", [1, 1], np.float64(1e300).tobytes())}, "too large"),
-        ({"x": say.Array("float32", [2**40, 2**40], b"")}, "expected"),
-        ({"x": say.array(np.full((1, WIDTH), np.nan, np.float32))}, "NaN"),
-        ({"x": say.array(np.full((1, WIDTH), 3e38, np.float32))}, "overflow"),
-        ({"x": say.array(np.zeros((2, WIDTH), np.float32)), "token_mask": [True]}, "one for each token"),
+        ({"x": Array("float32", [1, WIDTH], b"\0")}, "has 1 bytes: expected 64"),
+        ({"x": Array("float32", [-1, WIDTH], b"")}, "sizes from 0 on"),
+        ({"x": Array("float32", [0, 2**62], b"")}, "sizes from 0 on"),
+        ({"x": Array("object", [1], b"12345678")}, "is object: expected float32"),
+        ({"x": Array("int64", [1], b"12345678")}, "shape"),
+        ({"x": Array("float64", [1, 1], np.float64(1e300).tobytes())}, "too large"),
+        ({"x": Array("float32", [2**40, 2**40], b"")}, "expected"),
+        ({"x": array(np.full((1, WIDTH), np.nan, np.float32))}, "NaN"),
+        ({"x": array(np.full((1, WIDTH), 3e38, np.float32))}, "overflow"),
+        ({"x": array(np.zeros((2, WIDTH), np.float32)), "token_mask": [True]}, "one for each token"),
     ],
 )
 def test_bad_inputs_change_nothing(raw: Raw, bad: dict, match: str) -> None:
@@ -221,7 +224,7 @@ def test_nobody_needs_to_wait_for_a_line_that_is_full(server: Server) -> None:
     raw = Raw(server.url)
     (opened,) = raw.send(say.Open(1))
     assert isinstance(opened, say.Opened)
-    one = say.array(inputs(1)[0])
+    one = array(inputs(1)[0])
     replies = raw.send(*(say.Step(opened.session, seq, {"x": one}) for seq in range(1, 200)))
     codes = {reply.code for reply in replies if isinstance(reply, say.Error)}
     assert codes <= {"too_fast", "gap"}
@@ -428,6 +431,30 @@ def test_a_bounded_loss_is_sent_again(folder: Path, tmp_path: Path) -> None:
         assert client.attach(name, secret).seq == len(x), "the end writes what is left"
 
 
+@pytest.mark.parametrize(("interval", "kept"), [("100ms", True), ("60s", False)], ids=["kept", "control"])
+def test_the_bound_of_a_loss_is_kept(folder: Path, tmp_path: Path, interval: str, kept: bool) -> None:
+    """What a crash loses was acknowledged within one interval; that is half a second here, for a machine that is busy."""
+    store, x = ("--store", f"sqlite:{tmp_path / 's.db'}", "--exact"), inputs(1)[0]
+    server = Server(f"m={folder}", *store, "--durability", f"interval={interval}", log=tmp_path / "log")
+    raw, said, acknowledged = Raw(server.url), 0, [time.monotonic()]
+    raw.socket.send(say.encode(say.Open(1)))
+    opened = say.decode_reply(raw.socket.recv(timeout=30))
+    assert isinstance(opened, say.Opened)
+    while time.monotonic() < acknowledged[0] + 1.5:
+        raw.socket.send(say.encode(say.Step(opened.session, len(acknowledged), {"x": array(x)})))
+        while not isinstance(reply := say.decode_reply(raw.socket.recv(timeout=30)), say.Stepped):
+            assert isinstance(reply, say.Kept)
+            said = reply.seq
+        assert reply.seq == len(acknowledged)
+        acknowledged.append(time.monotonic())
+    server.kill()
+    found = SqliteStore(tmp_path / "s.db", 16).get(opened.session)
+    assert found is not None
+    assert said <= found.seq < len(acknowledged)
+    lost = acknowledged[found.seq + 1 :]
+    assert (not lost or lost[-1] - lost[0] < 0.5) is kept
+
+
 def test_another_model_is_refused_with_both_fingerprints(folder: Path, tmp_path: Path) -> None:
     other = small_machine(tmp_path / "other", seed=1)
     token_file = tmp_path / "tokens"
@@ -467,7 +494,7 @@ def test_who_takes_over_is_alone(server: Server) -> None:
     (opened,) = before.send(say.Open(1))
     assert isinstance(opened, say.Opened)
     for seq in range(1, 17):
-        before.socket.send(say.encode(say.Step(opened.session, seq, {"x": say.array(x[seq])})))
+        before.socket.send(say.encode(say.Step(opened.session, seq, {"x": array(x[seq])})))
     after = Raw(server.url)
     (attached,) = after.send(say.Attach(1, opened.session, opened.secret))
     assert isinstance(attached, say.Opened)

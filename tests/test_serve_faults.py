@@ -18,6 +18,7 @@ from test_serve import Raw, inputs, outputs_alone
 
 from tokenturing.client import Session, connect
 from tokenturing.serve import messages as say
+from tokenturing.serve.arrays import array
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 WINDOW = 16
@@ -138,7 +139,7 @@ def test_the_end_under_load_keeps_what_is_acknowledged(folder: Path, tmp_path: P
     """SIGTERM: what was taken is answered, and each answer is on the disk; then the server ends with 0."""
     from websockets.exceptions import ConnectionClosed
 
-    store, x = f"sqlite:{tmp_path / 's.db'}", say.array(inputs(1)[0])
+    store, x = f"sqlite:{tmp_path / 's.db'}", array(inputs(1)[0])
     server = Server(f"m={folder}", "--exact", "--store", store, log=tmp_path / "log")
     told: dict[str, tuple[str, int]] = {}
     one = threading.Barrier(5)
@@ -184,7 +185,7 @@ def vanish(server: Server, x: np.ndarray) -> None:
         raw = Raw(server.url)
         (opened,) = raw.send(say.Open(1))
         for seq in range(1, 9):
-            raw.socket.send(say.encode(say.Step(opened.session, seq, {"x": say.array(x)})))  # type: ignore[union-attr]
+            raw.socket.send(say.encode(say.Step(opened.session, seq, {"x": array(x)})))  # type: ignore[union-attr]
         raw.socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         raw.socket.socket.close()
 
@@ -215,11 +216,11 @@ def flood(server: Server, x: np.ndarray) -> Any:
     raw = Raw(server.url)
     (opened,) = raw.send(say.Open(1))
     assert isinstance(opened, say.Opened)
-    step = say.Step(opened.session, 1, {"x": say.array(x)})
+    step = say.Step(opened.session, 1, {"x": array(x)})
     reader = threading.Thread(target=lambda: [raw.socket.recv(timeout=60) for _ in range(900)])
     reader.start()
     for number in range(300):
-        for message in (step, say.Ask(number, opened.session, [0]), say.Step(opened.session, number, {"x": say.array(x)})):
+        for message in (step, say.Ask(number, opened.session, [0]), say.Step(opened.session, number, {"x": array(x)})):
             raw.socket.send(say.encode(message))
     reader.join(60)
     assert not reader.is_alive(), "each message has its answer"
@@ -248,7 +249,7 @@ def test_who_vanished_can_come_back(server: Server, folder: Path) -> None:
     raw = Raw(server.url)
     raw.send(say.Open(1, session="vanishes-and-returns", secret=secret))
     for seq, one in enumerate(x[:4], 1):
-        raw.socket.send(say.encode(say.Step("vanishes-and-returns", seq, {"x": say.array(one)})))
+        raw.socket.send(say.encode(say.Step("vanishes-and-returns", seq, {"x": array(one)})))
     raw.socket.socket.close()
     with connect(server.url) as client:
         session = client.attach("vanishes-and-returns", secret)

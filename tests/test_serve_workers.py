@@ -18,8 +18,10 @@ from tokenturing.client import ServerError, SessionLostError, connect
 from tokenturing.export import eager, export_onnx
 from tokenturing.runtime import load
 from tokenturing.serve import messages as say
-from tokenturing.serve.engine import Engine, Job
+from tokenturing.serve.arrays import array
+from tokenturing.serve.engine import Engine
 from tokenturing.serve.limits import Limits
+from tokenturing.serve.seats import Job
 from tokenturing.serve.served import Served, dump
 from tokenturing.serve.store import open_store
 from tokenturing.serve.watched import SAMPLES, media_of
@@ -114,7 +116,7 @@ def test_strangers_in_a_batch_change_nothing(exact: bool, folder: Path, tmp_path
         for step in range(12):
             ready = [number for number in streams if not together or (step + number) % 3 or number == 0]
             for group in [ready] if together else [[number] for number in ready]:
-                sent = [{"x": say.array(streams[number][len(found[number])])} for number in group]
+                sent = [{"x": array(streams[number][len(found[number])])} for number in group]
                 for number, outcome in zip(group, served.step([sessions[number] for number in group], sent), strict=True):
                     part = outcome.outputs["y"]
                     found[number].append(np.frombuffer(part.data, part.dtype).reshape(part.shape))
@@ -149,7 +151,7 @@ def test_who_sends_much_does_not_hold_up_who_sends_little(folder: Path, tmp_path
         names = ["greedy-session", *(f"modest-session-{number}" for number in range(5))]
         for name in names:
             await engine.open(say.Open(0, session=name), listener)
-        one = {"x": say.array(inputs(1)[0])}
+        one = {"x": array(inputs(1)[0])}
         for seq in range(1, limits.window + 1):
             engine.submit(engine.seats[names[0]], Job(say.Step(names[0], seq, one), listener))
         for name in names[1:]:
@@ -182,8 +184,7 @@ def test_a_session_that_watches_goes_on_in_a_file(tmp_path: Path) -> None:
     served = Served("recall", runtime, media_of(runtime, task))
     generator = np.random.default_rng(0)
     steps = [
-        {"frame": say.array(generator.random((32, 32), np.float32)), "sound": say.array(np.zeros(SAMPLES, np.float32))}
-        for _ in range(6)
+        {"frame": array(generator.random((32, 32), np.float32)), "sound": array(np.zeros(SAMPLES, np.float32))} for _ in range(6)
     ]
     session = served.begin("media")
     for step in steps[:3]:
@@ -211,8 +212,8 @@ def test_a_session_that_watches_goes_on_in_a_file(tmp_path: Path) -> None:
     [
         ({"frame": [[0.0]]}, r"shape \[1, 1\]"),
         ({"picture": [[0.0]]}, "got picture"),
-        ({"frame": say.array(np.full((32, 32), 2, np.float32))}, "expected 0 to 1"),
-        ({"sound": say.array(np.full(SAMPLES, -1.5, np.float32))}, "expected -1 to 1"),
+        ({"frame": array(np.full((32, 32), 2, np.float32))}, "expected 0 to 1"),
+        ({"sound": array(np.full(SAMPLES, -1.5, np.float32))}, "expected -1 to 1"),
     ],
 )
 def test_media_that_do_not_fit(bad: dict, match: str) -> None:

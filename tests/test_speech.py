@@ -82,6 +82,13 @@ def test_whole_equals_step_by_step(embedding: SpeechEmbedding) -> None:
     np.testing.assert_allclose(whole, _step_by_step(embedding, sound), atol=TOLERANCE)
 
 
+def test_its_library_keeps_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its fast kernels say on stderr that they are there; and what others say afterwards is heard."""
+    SpeechEmbedding().step(np.zeros(STEP_SAMPLES), SpeechEmbedding().initial_state())
+    print("heard", file=sys.stderr)
+    assert capfd.readouterr().err == "heard\n"
+
+
 def test_chunks_equal_whole(embedding: SpeechEmbedding) -> None:
     sound, cut = _sound(20), 7 * STEP_SAMPLES
     first, state = embedding.advance(sound[:cut], embedding.initial_state())

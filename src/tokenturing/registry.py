@@ -28,11 +28,15 @@ _MODULES = {
     "ScenicTokenTuringMachine": "tokenturing.scenic",
     "RecallModel": "tokenturing.tasks.recall.model",
     "Perception": "tokenturing.tasks.recall.eyes.perception",
+    "ActivityModel": "tokenturing.tasks.activity.model",
+    "MiniRoad": "tokenturing.tasks.activity.miniroad",
     **dict.fromkeys(BASELINES, "tokenturing.baselines"),
 }
 """imported only when a checkpoint names the class"""
 TASKS = {
     "activity_50salads": "tokenturing.tasks.activity.tasks:Activity50Salads",
+    "activity_charades": "tokenturing.tasks.activity.tasks:ActivityCharades",
+    "activity_thumos": "tokenturing.tasks.activity.tasks:ActivityThumos",
     "activity_watch": "tokenturing.tasks.activity.tasks:ActivityWatch",
     "last_digits": "tokenturing.tasks.last_digits.task:LastDigits",
     "perception": "tokenturing.tasks.recall.eyes.task:RecallPerception",

@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 
 from tokenturing.serve import messages as say
+from tokenturing.serve.arrays import array
 
 RATE = 12.5
 """steps of a session in a second"""
@@ -319,7 +320,7 @@ class Load:
 def templates(model: say.Model, kind: str, rng: np.random.Generator) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Inputs of steps that bring only the first of "media", and of those that bring all."""
     parts = model.media if kind == "media" else {name: part for name, part in model.inputs.items() if name != "token_mask"}
-    full = [{name: say.array(_random(part, rng)) for name, part in parts.items()} for _ in range(TEMPLATES)]
+    full = [{name: array(_random(part, rng)) for name, part in parts.items()} for _ in range(TEMPLATES)]
     if kind != "media":
         return full, full
     first = next(iter(parts))

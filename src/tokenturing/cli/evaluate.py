@@ -26,7 +26,9 @@ def evaluate(
     A task has options of its own, which may be written as flags: `--rows 80` is `--set rows=80`. Of the recall task: --rows N
     (streams, 128), --delays 0.5,5,60,600 (seconds between the end of the last event and the question), --seed N (1), --speech
     FOLDER (test on those speakers of {digit}_{speaker}_{index}.wav that no model was trained on), --bank FILE (test on voices
-    that `SpeechBank.save` wrote). A flag without a value is `true`. Of last_digits: --rows, --seed.
+    that `SpeechBank.save` wrote). A flag without a value is `true`. Of last_digits: --rows, --seed. Of the
+    activity tasks: --split test|validation|train (parts of the data by the model's own fold), --path (where the data are now),
+    --resamples N (200, of the streams, for the intervals).
 
     Args:
         checkpoints: folders of models, of their runs or of exports, or names of shipped ones, such as recall-ttm.

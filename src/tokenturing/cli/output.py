@@ -31,13 +31,13 @@ class Output:
     def event(self, time: float, event: "Event") -> None:
         """Something was noticed."""
         self.noticed += 1
-        self.say(f"{_clock(time)}  ({event.sense} {event.what})")
+        self.say(f"{clock(time)}  ({event.sense} {event.what})")
         self._write({"time": round(time, 2), "event": event.sense, "what": event.what, "confidence": round(event.confidence, 4)})
 
     def answers(self, time: float, answers: Sequence["Answer"]) -> None:
         """Questions were answered."""
         for answer in answers:
-            self.say(f"{_clock(time)}  {answer.question}? {answer.answer} ({answer.confidence:.0%})")
+            self.say(f"{clock(time)}  {answer.question}? {answer.answer} ({answer.confidence:.0%})")
             self._write_answer(time, answer, final=False)
 
     def summary(self, time: float, answers: Sequence["Answer"]) -> None:
@@ -49,7 +49,7 @@ class Output:
         empty = [answer.question for answer in answers if answer.answer == NOTHING_YET]
         for answer in answers:
             if self.all_answers or answer.answer != NOTHING_YET:
-                self.say(f"{_clock(time)}  {answer.question}? {answer.answer} ({answer.confidence:.0%})")
+                self.say(f"{clock(time)}  {answer.question}? {answer.answer} ({answer.confidence:.0%})")
         if len(empty) == len(answers) and not self.noticed:
             hint = "" if self.all_answers else " (--all prints them)"
             self.say(f'nothing was recognised: all {len(answers)} answers are "{NOTHING_YET}"{hint}')
@@ -84,7 +84,8 @@ def in_one_line(head: str, questions: Sequence[str]) -> str:
     return f"{head}{len(questions)} question{'s' * (len(questions) > 1)} (--all prints them)"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02}:{rest:05.2f}" if hours else f"{minutes}:{rest:05.2f}"

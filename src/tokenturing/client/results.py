@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tokenturing.errors import TokenTuringError
-from tokenturing.serve.messages import Array, Error, Event, Message, Stepped, Value, array, decode, encode
+from tokenturing.serve.arrays import Array, Value, array
+from tokenturing.serve.messages import Error, Event, Message, Stepped, decode, encode
 
 
 class ServerError(TokenTuringError):

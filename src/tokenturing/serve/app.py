@@ -20,8 +20,9 @@ import tokenturing
 from tokenturing.errors import TokenTuringError
 from tokenturing.serve import messages as say
 from tokenturing.serve.connection import Connection
-from tokenturing.serve.engine import Engine, error_message
+from tokenturing.serve.engine import Engine
 from tokenturing.serve.messages import ProtocolError
+from tokenturing.serve.replies import error_message
 from tokenturing.serve.store import StoreError
 
 BEARER = "bearer."

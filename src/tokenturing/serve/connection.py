@@ -10,8 +10,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from tokenturing.errors import TokenTuringError
 from tokenturing.serve import messages as say
-from tokenturing.serve.engine import Engine, Job, Seat, error_message, opened
+from tokenturing.serve.engine import Engine
 from tokenturing.serve.messages import Message, ProtocolError
+from tokenturing.serve.replies import error_message, opened
+from tokenturing.serve.seats import Job, Seat
+from tokenturing.serve.socket import MORE
 from tokenturing.serve.store import StoreError
 
 log = logging.getLogger(__name__)
@@ -91,11 +94,13 @@ class Connection:
         while True:
             await self._out_wake.wait()
             while self._out:
-                frame = self._out.popleft()
-                sending = self.socket.send_text(frame) if isinstance(frame, str) else self.socket.send_bytes(frame)
+                frames, self._out = self._out, deque()
                 try:
                     async with asyncio.timeout(self.engine.limits.stalled_seconds):
-                        await sending
+                        while frames:
+                            frame = frames.popleft()
+                            kind = "text" if isinstance(frame, str) else "bytes"
+                            await self.socket.send({"type": "websocket.send", kind: frame, MORE: bool(frames)})
                 except TimeoutError:
                     raise _Close(TRY_LATER, "replies were left unread for too long") from None
                 except (RuntimeError, OSError):  # it went while this was written

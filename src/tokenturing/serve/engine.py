@@ -6,27 +6,28 @@ at the end of the line again after its commit. While one batch is committed the 
 """
 
 import asyncio
-import hashlib
 import hmac
 import logging
 import re
 import secrets
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from tokenturing.errors import TokenTuringError
 from tokenturing.serve import messages as say
+from tokenturing.serve.batches import Batches
 from tokenturing.serve.files import from_file, to_file
 from tokenturing.serve.limits import Limits
-from tokenturing.serve.messages import Message, ProtocolError
+from tokenturing.serve.messages import ProtocolError
 from tokenturing.serve.metrics import Metrics
+from tokenturing.serve.replies import LONGEST_NAME, about, bug, error_message, hashed, opened, unknown
+from tokenturing.serve.seats import Job, Listener, Seat, Seats, Work
 from tokenturing.serve.served import Served, Stream, dump
 from tokenturing.serve.store import FIRST, Change, MarkBytes, Record, Store, StoreError, pack, unpack_mark
 
@@ -34,61 +35,12 @@ Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 NAME = re.compile(r"[A-Za-z0-9_-]{8,64}")
-SHORTEST_SECRET, LONGEST_NAME = 16, 64
+SHORTEST_SECRET = 16
 TICK = 1.0
 """seconds between two looks for sessions that have expired"""
 READERS = 2
 HAND_OVER_SECONDS = 0.002
 """between two looks whether what a connection left at work is done"""
-
-
-class Listener(Protocol):
-    """A connection, as the engine knows it."""
-
-    def send(self, message: Message, encoded: bytes | None = None) -> None:
-        """Put a message in line; `encoded` is the same as bytes where they are at hand."""
-        ...
-
-
-@dataclass
-class Job:
-    """A message of a client that waits for its turn."""
-
-    message: Any
-    listener: Listener
-    arrived: float = field(default_factory=time.monotonic)
-
-
-@dataclass
-class Seat:
-    """A session that this process holds."""
-
-    record: Record
-    fence: int
-    listener: Listener | None = None
-    stream: Stream | None = None
-    """None: it sleeps, and the state of `record` is left out"""
-    queue: deque[Job] = field(default_factory=deque)
-    busy: bool = False
-    replies: dict[int, bytes] = field(default_factory=dict)
-    """that are not in the store yet, with --durability interval"""
-    marks: dict[str, bytes] = field(default_factory=dict)
-    dirty_since: float | None = None
-    gone: str = ""
-    """why it must not be used any more"""
-
-
-@dataclass
-class Work:
-    """A session's input and what became of it."""
-
-    seat: Seat
-    job: Job
-    reply: Message | None = None
-    record: Record | None = None
-    """the session after it; None: nothing has changed"""
-    marks: tuple[tuple[str, bytes], ...] = ()
-    encoded: bytes = b""
 
 
 class Engine:
@@ -105,14 +57,12 @@ class Engine:
         self.models, self.store, self.limits = dict(models), store, limits
         self.worker = worker or secrets.token_hex(8)
         self.metrics = Metrics()
-        self.seats: dict[str, Seat] = {}
+        self.seats = Seats(self.models, limits, self.metrics)
+        self._batches = Batches(self.models, self.metrics)
         self.draining = False
-        self._awake: OrderedDict[str, Seat] = OrderedDict()
-        """seats with a stream, the least recently used first"""
         self._ready: deque[Work] = deque()
         self._computed: list[Work] = []
         self._new: list[tuple[Record, asyncio.Future[bool]]] = []
-        self._dirty: dict[str, Seat] = {}
         self._store_error: StoreError | None = None
         self._compute = ThreadPoolExecutor(1, "model")
         self._write = ThreadPoolExecutor(1, "commit")
@@ -181,7 +131,7 @@ class Engine:
             )
         name, word = session or secrets.token_urlsafe(16), secret or secrets.token_urlsafe(32)
         now = await self._in(self._read, self.store.now)
-        record = Record(name, _hashed(word), served.name, served.fingerprint, kind, 0, steps, state, now)
+        record = Record(name, hashed(word), served.name, served.fingerprint, kind, 0, steps, state, now)
         if not await self._written(record):
             if session is None or secret is None:
                 raise ProtocolError("exists", f"there is a session {name} already: attach to it, or give another id")
@@ -190,7 +140,7 @@ class Engine:
             return await self.attach(say.Attach(0, name, secret), listener, at_rest=at_rest), word
         if listener is not None:
             self.seats[name] = seat = Seat(record, FIRST, listener, served.resume(kind, state))
-            self._touch(seat)
+            self.seats.touch(seat)
         return record, word
 
     async def _written(self, record: Record) -> bool:
@@ -211,30 +161,17 @@ class Engine:
         await self.lookup(message.session, message.secret)
         claim = await self._in(self._write, self.store.claim, message.session, self.worker)
         if claim is None:
-            raise _unknown(message.session)
+            raise unknown(message.session)
         seat = self.seats.get(message.session)
         if seat is None or seat.fence != claim.fence:
             if seat:
-                self._drop(seat, "another worker had it meanwhile")
+                self.seats.drop(seat, "another worker had it meanwhile")
             seat = self.seats[message.session] = Seat(msgspec.structs.replace(claim.record, state=b""), claim.fence)
         if seat.listener is not listener:
-            self._hand_over(seat, listener)
+            self.seats.hand_over(seat, listener)
         while at_rest and seat.busy and not seat.gone:  # what was begun for the last one is finished, and its number is taken
             await asyncio.sleep(HAND_OVER_SECONDS)
         return seat.record
-
-    def _hand_over(self, seat: Seat, listener: Listener) -> None:
-        """The session is another connection's; what the last one has in line is not taken any more."""
-        last, seat.listener = seat.listener, listener
-        if last is not None:
-            last.send(say.Gone(seat.record.session, "another connection attached to it"))
-        self._clear_line(seat, "another connection attached to it")
-
-    def _clear_line(self, seat: Seat, why: str) -> None:
-        error = ProtocolError("moved", f"this connection holds the session no more, {why}: attach to it again", retry=True)
-        while seat.queue:
-            job = seat.queue.popleft()
-            job.listener.send(_error(error, job.message))
 
     async def lookup(self, session: str, secret: str | None) -> Record:
         """A session as it is kept; without a secret for those who may see all.
@@ -246,8 +183,8 @@ class Engine:
             await self.flush()
         record = await self._in(self._read, self.store.get, session)
         if record is None:
-            raise _unknown(session)
-        if secret is not None and not hmac.compare_digest(record.secret, _hashed(secret)):
+            raise unknown(session)
+        if secret is not None and not hmac.compare_digest(record.secret, hashed(secret)):
             raise ProtocolError(
                 "wrong_secret", "the secret is not this session's: expected the one that was said when it was opened"
             )
@@ -276,12 +213,12 @@ class Engine:
         record = await self.lookup(session, secret)
         marks = await self._in(self._read, self.store.marks, session)
         now = await self._in(self._read, self.store.now)
-        return _about(record, now) | {"bytes": len(record.state), "marks": marks}
+        return about(record, now) | {"bytes": len(record.state), "marks": marks}
 
     async def listed(self, after: str, limit: int) -> list[dict[str, Any]]:
         """Sessions by id, those behind `after`."""
         now = await self._in(self._read, self.store.now)
-        return [_about(record, now) for record in await self._in(self._read, self.store.page, after, limit)]
+        return [about(record, now) for record in await self._in(self._read, self.store.page, after, limit)]
 
     async def file(self, session: str, secret: str) -> bytes:
         """A session as the bytes of a file, as of its last input that is in the store."""
@@ -300,9 +237,9 @@ class Engine:
     async def delete(self, session: str) -> None:
         """Forget a session."""
         if seat := self.seats.get(session):
-            self._drop(seat, "it was closed")
+            self.seats.drop(seat, "it was closed")
         if not await self._in(self._write, self.store.delete, session):
-            raise _unknown(session)
+            raise unknown(session)
 
     def submit(self, seat: Seat, job: Job) -> None:
         """Put a message in a session's line.
@@ -323,7 +260,7 @@ class Engine:
         """The connection is gone, or wants to hear no more of this session."""
         if seat.listener is listener:
             seat.listener = None
-        self._forget_if_unused(seat)
+        self.seats.forget_if_unused(seat)
 
     # A session's turn
 
@@ -340,13 +277,13 @@ class Engine:
                 error = ProtocolError(
                     "gap", f"input {message.seq} came where {expected} was expected: send {expected} first", expected=expected
                 )
-                self._finish(Work(seat, job, _error(error, message)))
+                self._finish(Work(seat, job, error_message(error, message)))
                 return
             if message.seq < expected:
                 self._spawn(self._repeat(Work(seat, job)))
                 return
             if self._store_error:
-                self._finish(Work(seat, job, _error(self._store_error, message)))
+                self._finish(Work(seat, job, error_message(self._store_error, message)))
                 return
         if isinstance(message, say.Step | say.Ask) and seat.stream is not None:
             self._line_up(Work(seat, job))
@@ -354,7 +291,7 @@ class Engine:
             self._spawn(self._prepare(Work(seat, job)))
 
     def _line_up(self, work: Work) -> None:
-        self._touch(work.seat)
+        self.seats.touch(work.seat)
         self._ready.append(work)
         self._wake.set()
 
@@ -381,10 +318,10 @@ class Engine:
                 data = await self._in(self._compute, to_file, stream, served, seat.record.steps)
                 work.reply = say.Exported(message.request, seat.record.session, seat.record.seq, data)
         except (TokenTuringError, StoreError) as error:
-            work.reply = _error(error, message)
+            work.reply = error_message(error, message)
         except Exception:
             log.exception("a message of session %s failed", seat.record.session)
-            work.reply = _error(_bug(), message)
+            work.reply = error_message(bug(), message)
         if work.record is None:
             self._finish(work)
         else:
@@ -397,18 +334,18 @@ class Engine:
         def load() -> tuple[Record, Stream]:
             record = self.store.get(seat.record.session)
             if record is None:
-                raise _unknown(seat.record.session)
+                raise unknown(seat.record.session)
             return record, self.models[record.model].resume(record.kind, record.state)
 
         if seat.record.state:
             seat.stream = self.models[seat.record.model].resume(seat.record.kind, seat.record.state)
-            self._touch(seat)
+            self.seats.touch(seat)
             return
         record, stream = await self._in(self._read, load)
         if record.seq != seat.record.seq:
             raise self._moved(seat)
         seat.record, seat.stream = record, stream
-        self._touch(seat)
+        self.seats.touch(seat)
 
     async def _mark(self, work: Work, message: say.Mark) -> None:
         seat = work.seat
@@ -457,10 +394,10 @@ class Engine:
                 )
             work.reply = say.decode_reply(saved)
         except (TokenTuringError, StoreError) as error:
-            work.reply = _error(error, work.job.message)
+            work.reply = error_message(error, work.job.message)
         except Exception:
             log.exception("a reply of session %s could not be said again", seat.record.session)
-            work.reply = _error(_bug(), work.job.message)
+            work.reply = error_message(bug(), work.job.message)
         self._finish(work)
 
     def _finish(self, work: Work) -> None:
@@ -468,7 +405,7 @@ class Engine:
         work.seat.busy = False  # whatever becomes of the reply
         if work.reply is not None:
             work.job.listener.send(work.reply, work.encoded or None)
-        self._forget_if_unused(work.seat)
+        self.seats.forget_if_unused(work.seat)
         # Not at once: a long line of repeated inputs would be a deep recursion.
         asyncio.get_running_loop().call_soon(self._next, work.seat)
 
@@ -484,68 +421,15 @@ class Engine:
                 self._wake.clear()
             if not works:
                 continue
-            await self._in(self._compute, self._computed_together, works)
+            await self._in(self._compute, self._batches.compute, works)
             for work in works:
                 if work.record is None:
                     if isinstance(work.job.message, say.Step):
-                        self._put_to_sleep(work.seat)  # the stream may have taken half of it
+                        self.seats.put_to_sleep(work.seat)  # the stream may have taken half of it
                     self._finish(work)
                 else:
                     self._computed.append(work)
                     self._commit_wake.set()
-
-    def _computed_together(self, works: Sequence[Work]) -> None:
-        """In the models' thread: set the reply of each, and its record where it did something."""
-        by_model: dict[str, list[Work]] = {}
-        for work in works:
-            if isinstance(work.job.message, say.Step):
-                by_model.setdefault(work.seat.record.model, []).append(work)
-            else:
-                self._answer(work)
-        for name, group in by_model.items():
-            served = self.models[name]
-            try:
-                self._step(served, group)
-                self.metrics.batch.observe(len(group))
-            except Exception:
-                log.exception("a batch of %d sessions failed: each is tried by itself", len(group))
-                for work in group:
-                    self._step_alone(served, work)
-
-    def _step(self, served: Served, group: Sequence[Work]) -> None:
-        streams = [work.seat.stream for work in group if work.seat.stream is not None]
-        outcomes = served.step(streams, [work.job.message.inputs for work in group])
-        for work, (events, outputs, state, error) in zip(group, outcomes, strict=True):
-            message, before = work.job.message, work.seat.record
-            if error:
-                work.reply = _error(error, message)
-                continue
-            work.record = msgspec.structs.replace(before, seq=message.seq, steps=before.steps + 1, state=state)
-            work.reply = say.Stepped(before.session, message.seq, before.steps + 1, events, outputs)
-            work.encoded = say.encode(work.reply)
-
-    def _step_alone(self, served: Served, work: Work) -> None:
-        """One bad session of a batch costs the others nothing."""
-        record = work.seat.record
-        try:
-            work.seat.stream = served.resume(record.kind, record.state)
-            self._step(served, [work])
-        except Exception:
-            log.exception("a step of session %s failed", record.session)
-            work.reply, work.record = _error(_bug(), work.job.message), None
-
-    def _answer(self, work: Work) -> None:
-        message, record = work.job.message, work.seat.record
-        assert work.seat.stream is not None, "it was roused"
-        try:
-            answers = work.seat.stream.ask(message.queries)
-            self.metrics.asked.labels(record.model).inc(len(answers))
-            work.reply = say.Answered(message.request, record.session, record.seq, answers)
-        except TokenTuringError as error:
-            work.reply = _error(error, message)
-        except Exception:
-            log.exception("asking session %s failed", record.session)
-            work.reply = _error(_bug(), message)
 
     async def _commit(self) -> None:
         """What was computed goes to the store, all that is there in one transaction, and is acknowledged after that."""
@@ -577,13 +461,13 @@ class Engine:
         except Exception as failure:  # a bug of ours, too, must leave no session waiting
             if not isinstance(failure, StoreError):
                 log.exception("a commit of %d sessions failed", len(works))
-            error = failure if isinstance(failure, StoreError) else _bug()
+            error = failure if isinstance(failure, StoreError) else bug()
             for _, done in new:
                 if not done.done():
                     done.set_exception(error)
             for work in works:
-                self._put_to_sleep(work.seat)
-                work.reply, work.encoded = _error(error, work.job.message), b""
+                self.seats.put_to_sleep(work.seat)
+                work.reply, work.encoded = error_message(error, work.job.message), b""
                 self._finish(work)
             return
         for record, done in new:
@@ -591,7 +475,7 @@ class Engine:
                 done.set_result(record.session not in lost)
         for work in works:
             if work.seat.record.session in lost:
-                work.reply, work.encoded = _error(self._moved(work.seat), work.job.message), b""
+                work.reply, work.encoded = error_message(self._moved(work.seat), work.job.message), b""
                 self._finish(work)
             else:
                 self._acknowledge(work)
@@ -621,13 +505,13 @@ class Engine:
         seat.replies.pop(work.record.seq - self.limits.window, None)
         seat.marks.update(work.marks)
         seat.dirty_since = seat.dirty_since or time.monotonic()
-        self._dirty[seat.record.session] = seat
+        self.seats.dirty[seat.record.session] = seat
 
     async def _flush_now_and_then(self) -> None:
         assert self.limits.interval is not None
         while True:
             await asyncio.sleep(self.limits.interval)
-            if not self._dirty:
+            if not self.seats.dirty:
                 self._store_error = None
                 continue
             self._room.clear()  # what is acknowledged during a slow commit would be lost beyond the bound
@@ -642,7 +526,7 @@ class Engine:
     async def flush(self) -> None:
         """Write all that is acknowledged and not yet on the disk."""
         async with self._flushing:
-            dirty, self._dirty = self._dirty, {}
+            dirty, self.seats.dirty = self.seats.dirty, {}
             changes = [
                 Change(seat.record, tuple(seat.replies.items()), tuple(seat.marks.items()), seat.fence) for seat in dirty.values()
             ]
@@ -651,7 +535,7 @@ class Engine:
             try:
                 lost = set(await self._put(changes))
             except StoreError:
-                self._dirty = dirty | self._dirty
+                self.seats.dirty = dirty | self.seats.dirty
                 raise
             for seat, change in zip(dirty.values(), changes, strict=True):
                 for seq, _ in change.replies:
@@ -659,7 +543,7 @@ class Engine:
                 for name, _ in change.marks:
                     seat.marks.pop(name, None)
                 session = seat.record.session
-                seat.dirty_since = time.monotonic() if session in self._dirty else None
+                seat.dirty_since = time.monotonic() if session in self.seats.dirty else None
                 if session in lost:
                     self._moved(seat)
                 elif seat.listener is not None:
@@ -670,7 +554,7 @@ class Engine:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK)
-            self._sleep_some()
+            self.seats.sleep_some()
             try:
                 expired = await self._in(self._write, self.store.expire, self.limits.idle_seconds, self.limits.total_seconds)
                 self.metrics.stored.set(await self._in(self._read, self.store.count))
@@ -679,62 +563,10 @@ class Engine:
                 continue
             for session in expired:
                 if seat := self.seats.get(session):
-                    self._drop(seat, "its time is over")
-
-    def _touch(self, seat: Seat) -> None:
-        if seat.gone:
-            return
-        self._awake[seat.record.session] = seat
-        self._awake.move_to_end(seat.record.session)
-        if len(self._awake) > self.limits.resident:
-            self._sleep_some()
-
-    def _sleep_some(self) -> None:
-        """Let go of the states of sessions that have been idle the longest, down to the limit."""
-        too_many = len(self._awake) - self.limits.resident
-        for seat in list(self._awake.values()) if too_many > 0 else ():
-            if too_many <= 0:
-                break
-            if not seat.busy and not seat.queue and seat.dirty_since is None:
-                self._put_to_sleep(seat)
-                too_many -= 1
-        self.metrics.resident.set(len(self._awake))
-
-    def _put_to_sleep(self, seat: Seat) -> None:
-        session = seat.record.session
-        seat.stream = None
-        self._awake.pop(session, None)
-        if seat.dirty_since is not None:
-            # Its last acknowledged state is here and nowhere else.
-            seat.stream = self.models[seat.record.model].resume(seat.record.kind, seat.record.state)
-            self._awake[session] = seat
-            return
-        seat.record = msgspec.structs.replace(seat.record, state=b"")
-        self._forget_if_unused(seat)
-
-    def _forget_if_unused(self, seat: Seat) -> None:
-        """A session that sleeps and that no connection holds takes no memory at all."""
-        session = seat.record.session
-        used = seat.listener or seat.busy or seat.queue or seat.stream or seat.dirty_since is not None
-        if not used and self.seats.get(session) is seat:
-            del self.seats[session]
-
-    def _drop(self, seat: Seat, why: str) -> None:
-        """This process holds the session no more."""
-        session = seat.record.session
-        if seat.gone:
-            return
-        seat.gone = why
-        if self.seats.get(session) is seat:
-            del self.seats[session]
-        self._awake.pop(session, None)
-        self._dirty.pop(session, None)
-        if seat.listener is not None:
-            seat.listener.send(say.Gone(session, why))
-        self._clear_line(seat, why)
+                    self.seats.drop(seat, "its time is over")
 
     def _moved(self, seat: Seat) -> ProtocolError:
-        self._drop(seat, "another worker has it now")
+        self.seats.drop(seat, "another worker has it now")
         return ProtocolError(
             "moved", "another worker has this session now: attach to it again, and send what was not acknowledged", retry=True
         )
@@ -765,49 +597,3 @@ class Engine:
                 raise
             except Exception:
                 log.exception("%s failed and begins anew", loop.__name__)
-
-
-def opened(request: int, record: Record, secret: str = "") -> say.Opened:
-    """The answer to whoever begins or goes on with a session."""
-    return say.Opened(request, record.session, record.model, record.fingerprint, record.kind, record.seq, record.steps, secret)
-
-
-def _about(record: Record, now: float) -> dict[str, Any]:
-    return {
-        "session": record.session,
-        "model": record.model,
-        "fingerprint": record.fingerprint,
-        "kind": record.kind,
-        "seq": record.seq,
-        "steps": record.steps,
-        "age": round(max(now - record.created, 0.0), 1),
-    }
-
-
-def error_message(error: Exception, message: Any = None) -> say.Error:
-    """What a client is told of an error."""
-    return _error(error, message)
-
-
-def _error(error: Exception, message: Any) -> say.Error:
-    about = error.about if isinstance(error, ProtocolError) and message is None else {}
-    where: dict[str, Any] = {name: getattr(message, name, about.get(name)) for name in ("request", "session", "seq")}
-    if isinstance(error, ProtocolError):
-        return say.Error(error.code, str(error), expected=error.expected, retry=error.retry, **where)
-    if isinstance(error, StoreError):
-        return say.Error("store", str(error), retry=True, **where)
-    return say.Error("bad_input", str(error), **where)
-
-
-def _bug() -> ProtocolError:
-    return ProtocolError("internal", "the server failed at this, and its log says why; nothing was changed")
-
-
-def _unknown(session: str) -> ProtocolError:
-    return ProtocolError(
-        "unknown_session", f"there is no session {session[:LONGEST_NAME]!r}: it was closed, has expired, or never was"
-    )
-
-
-def _hashed(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

@@ -14,7 +14,6 @@ from tokenturing.serve.app import Access, app
 from tokenturing.serve.engine import Engine
 from tokenturing.serve.socket import Socket
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
 BACKLOG = 2048
 PING_SECONDS = 20.0
 SWITCH_SECONDS = 0.0005

@@ -10,7 +10,8 @@ import numpy as np
 from tokenturing.errors import OptionError, ShapeError, TokenTuringError
 from tokenturing.models.eager import EagerEngine
 from tokenturing.runtime.machine import MASK, Runtime, stack
-from tokenturing.serve.messages import Array, Event, Input, Model, Reply, Value, array, to_numpy
+from tokenturing.serve.arrays import Array, Value, array, to_numpy
+from tokenturing.serve.messages import Event, Input, Model, Reply
 
 INPUTS, MEDIA = "inputs", "media"
 """what a session's steps bring"""

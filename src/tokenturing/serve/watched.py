@@ -10,7 +10,8 @@ from tokenturing.errors import MissingExtraError, OptionError, ShapeError
 from tokenturing.media.clock import SAMPLE_RATE, STEP_SECONDS
 from tokenturing.media.steps import MediaStep
 from tokenturing.runtime import Runtime
-from tokenturing.serve.messages import Array, Event, Input, Reply, Value, array, to_numpy
+from tokenturing.serve.arrays import Array, Value, array, to_numpy
+from tokenturing.serve.messages import Event, Input, Reply
 from tokenturing.serve.served import Media
 from tokenturing.tasks.contract import Task, queries_of
 

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.figures import Figure
 from tokenturing.media.steps import MediaStep
+from tokenturing.media.view import View
 
 Report = Callable[[str, int, int], None]
 """called with (what is going on, done, total) by work that may take long"""
@@ -79,6 +80,17 @@ class Answer(NamedTuple):
     """0 to 1"""
 
 
+class Segment(NamedTuple):
+    """What goes on in a stretch of a recording."""
+
+    start: float
+    end: float
+    """seconds"""
+    label: str
+    confidence: float
+    """0 to 1, the mean of its steps"""
+
+
 class Session(Protocol):
     """One stream that is watched; asking changes nothing.
 
@@ -87,7 +99,9 @@ class Session(Protocol):
 
     One that a server can keep, and step together with others, has these and `state`, that of the model; `encode(step)`, the
     model's inputs [1, ...] by name; and `absorb(inputs, y, state, perceived)`, which takes what the model made of them and
-    returns what is noticed. `take` is one after the other. Where it has a `memory()`, arrays by name that tell what the last
+    returns what is noticed. `take` is one after the other. One that says at each step which labels are right has `labels`, their
+    names; `shares`, of each as of the last step, None before the first; and, where any number may be right at once, `several`,
+    which is true. Where it has a `memory()`, arrays by name that tell what the last
     step did to its memory, those who watch get to see them.
     """
 
@@ -145,6 +159,10 @@ class Task(Protocol):
         """Set what depends on the number of updates done; called before each."""
         return
 
+    def folds(self) -> list[str]:
+        """Settings of a recipe, one for each part of the data to test on, such as "data.fold=1"; none without such parts."""
+        return []
+
     def notes(self) -> dict[str, Any]:
         """What a checkpoint should say of how it was made, as plain JSON values."""
         return {}
@@ -159,9 +177,19 @@ class Task(Protocol):
         """Whether this task may evaluate the models of another of its class: where options change nothing in the test."""
         return getattr(self, "options", None) == getattr(other, "options", None)
 
+    def view(self, model: Any) -> View:
+        """What a session of this model wants to see and hear of media; opening what it needs for that may take a moment."""
+        return View()
+
     def session(self, model: Any, media: Any) -> Session:
         """A session of a model (as trained, or on the runtime) that watches media."""
         raise OptionError(f"the task {type(self).__name__} has no sessions")
+
+    def label(self, model: Any, recording: Path, report: Report | None = None) -> list[Segment]:
+        """What goes on in a recording in a file, watched step by step; the model is one as trained, or on the runtime."""
+        raise OptionError(
+            f"{recording} is labelled by no model of the task {type(self).__name__}: expected a video or sound file"
+        )
 
 
 def mean(total: Tensor, count: Tensor) -> Tensor:

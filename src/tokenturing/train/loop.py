@@ -21,8 +21,8 @@ from tokenturing.checkpoint.weights import weights_of
 from tokenturing.errors import CheckpointError, OptionError, TokenTuringError, a
 from tokenturing.files import read_json
 from tokenturing.tasks.contract import Task
-from tokenturing.train.best import Best
 from tokenturing.train.distributed import Workers, is_first
+from tokenturing.train.kept import Kept
 from tokenturing.train.log import RunLog
 from tokenturing.train.optim import build_optimizer, rate_at, set_rate
 from tokenturing.train.plain import finite, plain
@@ -89,7 +89,7 @@ class Training:
         self.lost = 0
         """the last so many of them in a row"""
         self.validation: dict[str, float] = {}
-        self.best = Best(recipe.train)
+        self.kept = Kept(recipe.train, self.model)
         if (folder / FILE).exists():
             self._resume()
 
@@ -107,14 +107,14 @@ class Training:
         def check(recipe: dict[str, Any]) -> None:
             check_recipe(self.recipe.to_json(), recipe, self.folder)
 
-        state, progress, best = load_training(self.folder, self.model, self.optimizer, like, check, self.device)
+        state, progress, tensors = load_training(self.folder, self.model, self.optimizer, like, check, self.device)
         self.state = None if state is None else states.move(self.workers.own(state), self.device)
         self.update, self.seconds, self.skipped = progress["update"], progress["seconds"], progress["skipped"]
         self.lost = progress.get("lost", 0)
         check_start(self.start, progress.get("start"), self.folder)
         self.start = progress.get("start")
         self.validation = progress.get("validation", {})
-        self.best.restore(progress.get("best"), best)
+        self.kept.restore(progress.get("kept", {}), tensors)
         self.batches.restore(progress["streams"])
 
     def save(self) -> None:
@@ -130,11 +130,11 @@ class Training:
             "lost": self.lost,
             "start": self.start,
             "validation": self.validation,
-            "best": self.best.to_json(),
+            "kept": self.kept.to_json(),
             "streams": streams,
             "recipe": self.recipe.to_json(),
         }
-        save_training(self.folder, self.model, self.optimizer, state, progress, self.device, self.best.weights)
+        save_training(self.folder, self.model, self.optimizer, state, progress, self.device, self.kept.tensors())
 
     def autocast(self) -> torch.autocast:
         """In which an update is computed: matrix products in the recipe's precision."""
@@ -163,18 +163,23 @@ class Training:
             self.lost += 1
         self.state = None if state is None else states.detach(state)
         self.update += 1
+        self.kept.follow(self.model, self.update)
         self.seconds += time.perf_counter() - began
         return losses | {"rate": rate}
 
     def validate(self) -> dict[str, float]:
         """What the task finds on validation data; nothing that is trained notices."""
+        with self.kept.within(self.model):
+            return self._validate()
+
+    def _validate(self) -> dict[str, float]:
         with looking(self.model, self.device):
             found = self.task.validate(self.model)
         if not isinstance(found, dict):
             kind = type(self.task).__name__
             raise OptionError(f"validate() of the task {kind} returned {a(type(found))}: expected a dict of numbers by name")
         self.validation = plain(found)
-        self.best.see(self.update, self.validation, self.model)
+        self.kept.see(self.update, self.validation, self.model)
         return self.validation
 
     def check_learning(self) -> None:
@@ -228,7 +233,7 @@ def train(
         if run.update < recipe.train.updates:
             _go_on(run, report)
         run.check_learning()
-        run.best.put_into(run.model)
+        run.kept.put_into(run.model)
         if run.workers.first and _updates_of(folder / "model") != run.update:
             save(run.model, folder / "model", notes=run_notes(run))
         return run.model
@@ -299,7 +304,7 @@ def run_notes(run: Training) -> dict[str, Any]:
         "seconds": round(run.seconds),
         "updates": run.update,
         "updates_skipped": run.skipped,
-        **run.best.notes(),
+        **run.kept.notes(),
         **finite(plain(run.task.notes())),
-        "validation": finite(run.best.validation or run.validation),
+        "validation": finite(run.kept.validation or run.validation),
     }

@@ -47,6 +47,8 @@ class TrainOptions:
     """cores; results are the same to the bit only for the same number"""
     evaluate_every: int = number(200, 1)
     save_every: int = number(100, 1)
+    average: float = number(0.0, 0, 0.9999)
+    """decay of a moving average of the weights, over 1 / (1 - decay) updates or so, which the model has in place of the last"""
     keep: str = choice("last", "best")
     """which weights the model has in the end: the "last", or the "best" of all validations"""
     best_by: str = ""

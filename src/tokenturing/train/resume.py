@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tokenturing import state as states
 from tokenturing.checkpoint.tensors import TensorFile, pack
 from tokenturing.errors import CheckpointError, OptionError
 from tokenturing.files import write_file
+from tokenturing.train.recipe import TrainOptions
 
 FILE = "training.safetensors"
 MAY_CHANGE = ("updates", "evaluate_every", "save_every", "threads")
@@ -25,15 +27,15 @@ def save_training(
     carried: Any,
     progress: dict[str, Any],
     device: torch.device,
-    best: dict[str, Tensor],
+    kept: dict[str, Tensor],
 ) -> None:
-    """Write parameters, optimiser, the streams' states, the best weights and `progress` (plain JSON values) in one move."""
+    """Write parameters, optimiser, the streams' states, weights that are kept and `progress` (plain JSON values) in one move."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
     if carried is not None:
         tensors |= {f"carried.{name}": leaf for name, leaf in states.leaves(carried)}
-    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+    tensors |= {f"kept.{name}": tensor for name, tensor in kept.items()}
     tensors["random"] = torch.get_rng_state()
     if device.type != "cpu":
         tensors[f"random_{device.type}"] = torch.get_device_module(device).get_rng_state(device)
@@ -48,7 +50,7 @@ def load_training(
     check_recipe: Callable[[dict[str, Any]], None],
     device: torch.device,
 ) -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
-    """Restore all that `save_training` wrote -> the streams' states, the progress and the best weights."""
+    """Restore all that `save_training` wrote -> the streams' states, the progress and the weights kept."""
     file = TensorFile(folder / FILE, "training checkpoint")
     tensors = file.tensors()
     try:
@@ -67,11 +69,11 @@ def load_training(
     torch.set_rng_state(tensors["random"])
     if (drawn := tensors.get(f"random_{device.type}")) is not None:  # none where the run began on another kind of device
         torch.get_device_module(device).set_rng_state(drawn, device)
-    leaves, best = _under("carried.", tensors), _under("best.", tensors)
+    leaves, kept = _under("carried.", tensors), _under("kept.", tensors)
     if not leaves:
-        return None, progress, best
+        return None, progress, kept
     try:
-        return states.rebuild(carried_like, leaves), progress, best
+        return states.rebuild(carried_like, leaves), progress, kept
     except KeyError as error:
         raise CheckpointError(f"{folder / FILE} was written by another model (no {error}): use another --out") from error
 
@@ -82,6 +84,8 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def check_recipe(ours: dict[str, Any], theirs: dict[str, Any], folder: Path) -> None:
     """Raise an OptionError that names the first key in which the run in the folder differs from ours."""
+    # What an older version did not know was as it is by default.
+    theirs = theirs | {"train": asdict(TrainOptions()) | theirs.get("train", {})}
     for key, value in lasting(ours).items():
         other = lasting(theirs).get(key)
         if other != value:

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenturing.options import number
+from tokenturing.options import number, numbers
+from tokenturing.tasks.activity.streams import AXES
 
 KNOTS = 5
 """of a recording, between which its tempo changes evenly"""
-AXES = 3
-"""of a sensor: channels are rotated in threes"""
 
 
 @dataclass(frozen=True)
@@ -20,10 +19,16 @@ class AugmentOptions:
     """added to every feature, in its standard deviations"""
     scale: float = number(0.0, 0, 2)
     """spread of the log of a factor of each feature (of samples: of each channel), the same for a whole walk"""
+    offset: float = number(0.0, 0)
+    """spread of what is added to each feature, the same for a whole walk, in its standard deviations"""
     warp: float = number(0.0, 0, 2)
     """spread of the log of the tempo, which changes slowly within a recording"""
     rotate: float = number(0.0, 0, 180)
     """spread in degrees of a rotation of a sensor's three axes, the same for a whole walk"""
+    mirror: float = number(0.0, 0, 1)
+    """share of the recordings of a sensor that become those of the other arm"""
+    keep: tuple[float, float] = numbers((1.0, 1.0), 0.01, 1)
+    """where recordings are put in a row: from what share of one to what share of it is kept, anywhere in it"""
     drop_features: float = number(0.0, 0, 0.9)
     """share of the features that are their mean, the same for a whole walk"""
     drop_tokens: float = number(0.0, 0, 0.9)
@@ -69,6 +74,9 @@ def change(
     if options.scale:
         factors = np.exp(rng.normal(0, options.scale, channels)).astype(np.float32)
         features = features * np.tile(factors, max(samples, 1))
+    if options.offset:
+        offsets = rng.normal(0, options.offset, channels).astype(np.float32)
+        features = features + np.tile(offsets, max(samples, 1)) * deviation
     if options.noise:
         features = features + rng.standard_normal(features.shape, np.float32) * (options.noise * deviation)
     if options.drop_features:

@@ -44,6 +44,7 @@ class Walker:
         mean: float32 [F], of the features.
         deviation: float32 [F].
         seed: of everything drawn.
+        mirror: signs of a sensor's channels on the other arm.
     """
 
     def __init__(
@@ -54,34 +55,57 @@ class Walker:
         mean: np.ndarray,
         deviation: np.ndarray,
         seed: Sequence[int],
+        mirror: Sequence[float] = (),
     ):
         self.streams, self.samples, self.augment = streams, samples, augment
         self.mean, self.deviation, self.seed = mean, deviation, list(seed)
+        self.mirror = np.tile(np.array(mirror, np.float32), samples) if mirror and augment.mirror else None
         lengths = np.array([len(one.labels) for one in streams], float)
         self.shares = lengths / lengths.sum()
 
     def whole(self, row: int, number: int) -> Walk:
         """Walk `number` of a row: a stream from its begin, or from somewhere in it, to its end."""
         rng, stream, parts = self._begin(row, number)
-        length = len(stream.labels)
+        length = sum(end - begin for begin, end in parts)
         # The first walks begin anywhere, so that rows are not all at the same place.
         middle = number == 0 or rng.random() < IN_THE_MIDDLE
         return self._made(rng, stream, parts, int(rng.integers(length)) if middle else 0, length)
 
-    def window(self, row: int, number: int, steps: int) -> Walk:
-        """Walk `number` of a row: so many steps in a row, or a whole stream that is shorter."""
-        rng, stream, parts = self._begin(row, number)
-        start = int(rng.integers(max(len(stream.labels) - steps, 0) + 1))
-        walk = self._made(rng, stream, parts, start, start + (int(SPARE * steps) if self.augment.warp else steps))
-        return Walk(*(part[:steps] for part in walk))
+    def window(self, row: int, number: int, steps: int, again: int = 0) -> Walk:
+        """Up to so many steps in a row: any of a stream's steps is as often the last as any other, its first ones too.
 
-    def _begin(self, row: int, number: int) -> tuple[np.random.Generator, Stream, list[tuple[int, int]]]:
+        Args:
+            row: the global row.
+            number: of the chunk.
+            steps: T.
+            again: the how manieth window of that chunk, where those before are shorter.
+        """
+        rng, stream, parts = self._begin(row, number, again)
+        end = int(rng.integers(sum(last - first for first, last in parts))) + 1
+        start = max(end - steps, 0)
+        if not self.augment.warp:
+            return self._made(rng, stream, parts, start, end)
+        walk = self._made(rng, stream, parts, start, start + int(SPARE * (end - start)))
+        return Walk(*(part[: end - start] for part in walk))
+
+    def _begin(self, row: int, number: int, again: int = 0) -> tuple[np.random.Generator, Stream, list[tuple[int, int]]]:
         """A stream with its parts, from one step to another, in a new order."""
-        rng = np.random.default_rng([*self.seed, row, number])
+        rng = np.random.default_rng([*self.seed, row, number, again])
         stream = self.streams[int(rng.choice(len(self.streams), p=self.shares))]
         ends = [*stream.parts[1:], len(stream.labels)]
         parts = list(zip(stream.parts, ends, strict=True))
-        return rng, stream, [parts[index] for index in rng.permutation(len(parts))] if len(parts) > 1 else parts
+        if len(parts) > 1:
+            parts = [self._cropped(rng, *parts[index]) for index in rng.permutation(len(parts))]
+        return rng, stream, parts
+
+    def _cropped(self, rng: np.random.Generator, first: int, end: int) -> tuple[int, int]:
+        """A piece of a recording that is put in a row with others."""
+        least, most = self.augment.keep
+        if least >= 1:
+            return first, end
+        length = max(round((end - first) * rng.uniform(least, max(most, least))), 1)
+        begin = int(rng.integers(first, end - length + 1))
+        return begin, begin + length
 
     def _made(self, rng: np.random.Generator, stream: Stream, parts: list[tuple[int, int]], start: int, end: int) -> Walk:
         """The steps from start to end of the parts in their order, changed."""
@@ -96,6 +120,8 @@ class Walker:
 
     def _at_tempo(self, rng: np.random.Generator, stream: Stream, steps: slice) -> Walk:
         features, labels, known = stream.features[steps], stream.labels[steps], stream.known[steps]
+        if self.mirror is not None and rng.random() < self.augment.mirror:
+            features = features * self.mirror
         if not self.augment.warp:
             return Walk(features, labels, known)
         count, tokens, columns = features.shape
@@ -137,6 +163,22 @@ class ActivityBatches:
 
     def _row(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The next T steps of a row."""
+        return self._window(row) if self.windows else self._next(row)
+
+    def _window(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """A window, and others before it where it is the begin of a stream and so shorter: what is learned from is at the end."""
+        number, left = self.places[row][0], self.steps
+        pieces: list[Walk] = []
+        reset = np.zeros(self.steps, bool)
+        while left:
+            pieces.insert(0, self.walker.window(row, number, left, len(pieces)))
+            left -= len(pieces[0].labels)
+            reset[left] = True
+        self.places[row] = [number + 1, 0]
+        return *(np.concatenate(column) for column in zip(*pieces, strict=True)), reset  # type: ignore[return-value]
+
+    def _next(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Walks through whole streams, one after the other."""
         pieces: list[Walk] = []
         reset = np.zeros(self.steps, bool)
         filled = 0
@@ -149,13 +191,12 @@ class ActivityBatches:
             pieces.append(piece)
             filled += len(piece.labels)
             ended = offset + len(piece.labels) == len(walk.labels)
-            self._move(row, [number + 1, 0] if ended or self.windows else [number, offset + len(piece.labels)])
+            self._move(row, [number + 1, 0] if ended else [number, offset + len(piece.labels)])
         return *(np.concatenate(column) for column in zip(*pieces, strict=True)), reset  # type: ignore[return-value]
 
     def _walk(self, row: int, number: int) -> Walk:
         if row not in self._walks:
-            draw = self.walker.window(row, number, self.steps) if self.windows else self.walker.whole(row, number)
-            self._walks[row] = draw
+            self._walks[row] = self.walker.whole(row, number)
         return self._walks[row]
 
     def _move(self, row: int, place: list[int]) -> None:

@@ -37,9 +37,7 @@ class Watched(NamedTuple):
     """int64 [T] or bool [T, C]"""
 
 
-def watch(
-    model: Any, streams: Sequence[Stream], multi_label: bool, report: Report | None = None, name: str = ""
-) -> list[Watched]:
+def watch(model: Any, streams: Sequence[Stream], sigmoid: bool, report: Report | None = None, name: str = "") -> list[Watched]:
     """Every stream from its begin to its end; the model is one as trained, or on the runtime."""
     order = sorted(range(len(streams)), key=lambda index: len(streams[index].labels))
     found: dict[int, Watched] = {}
@@ -51,7 +49,7 @@ def watch(
         logits = _by_runtime(model, padded) if isinstance(model, Runtime) else _by_model(model, padded)
         for row, index in enumerate(some):
             one = streams[index]
-            scores = _shares(logits[row, : len(one.labels)], multi_label)
+            scores = shares(logits[row, : len(one.labels)], sigmoid)
             found[index] = Watched(scores[one.known], one.labels[one.known])
             done += len(one.labels)
         if report:
@@ -80,9 +78,9 @@ def _by_runtime(model: Runtime, features: np.ndarray) -> np.ndarray:
     return np.stack(found, axis=1)
 
 
-def _shares(logits: np.ndarray, multi_label: bool) -> np.ndarray:
+def shares(logits: np.ndarray, sigmoid: bool) -> np.ndarray:
     """Probabilities; of several at once, each by itself."""
-    if multi_label:
+    if sigmoid:
         return 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
@@ -119,13 +117,17 @@ def measures(watched: Sequence[Watched], seconds: float, background: Sequence[in
     classes = scores[0].shape[1]
     truths = [np.eye(classes, dtype=bool)[one.labels] if single else one.labels for one in watched]
     precision = Precisions(scores, truths, background)
-    ranked = {"mAP": precision.mean, "calibrated mAP": precision.calibrated}
+    ranked: dict[str, Measure] = {"mAP": precision.mean, "calibrated mAP": precision.calibrated}
     if not single:
         frames = [np.arange(CHARADES_FRAMES) * len(one) // CHARADES_FRAMES for one in scores]
         few, right_few = ([part[at] for part, at in zip(parts, frames, strict=True)] for parts in (scores, truths))
         some = Precisions(few, right_few, background)
-        return {**ranked, f"mAP of {CHARADES_FRAMES} frames a stream": some.mean}
-    predicted, labels = [one.argmax(-1) for one in scores], [one.labels for one in watched]
+        ranked[f"mAP of {CHARADES_FRAMES} frames a stream"] = some.mean
+        if not background:
+            return ranked
+    predicted = [one.argmax(-1) for one in scores]
+    # Of several at once the first; the background, which is the first class, goes on alone.
+    labels = [one.argmax(-1) for one in truths]
     right = np.array([frame_accuracy(*pair) * len(pair[0]) for pair in zip(predicted, labels, strict=True)])
     lengths = np.array([len(one) for one in labels])
     edits = np.array([edit_score(*pair, background) for pair in zip(predicted, labels, strict=True)])
@@ -143,7 +145,7 @@ def measures(watched: Sequence[Watched], seconds: float, background: Sequence[in
         return detection_latency(again(predicted, times), again(labels, times), background).recognised
 
     return {
-        "frame accuracy": lambda times: float(right @ times / (lengths @ times)),
+        **({"frame accuracy": lambda times: float(right @ times / (lengths @ times))} if single else {}),
         **ranked,
         "edit": lambda times: float(edits @ times / times.sum()),
         **{f"F1@{overlap}": f1(overlap / 100) for overlap in OVERLAPS},

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 from tokenturing.checkpoint.hub import HubMixin
 from tokenturing.errors import OptionError, choose
 from tokenturing.models.contract import Input, RecurrentModel
-from tokenturing.registry import find_class, register
+from tokenturing.registry import find_class
 
 EMBEDS, POOLS = ("linear", "relu", "mlp"), ("mean", "flat")
-STATISTICS = 5
-"""of each channel in a token: mean, deviation, least, largest, mean change from sample to sample"""
+SEES = ("samples", "statistics", "both")
+SEVERAL = ("binary", "shares")
+CHANGES = 3.0
+"""by which changes from sample to sample are made as large as the rest"""
 
 
-@register
 class ActivityModel(HubMixin):
     """Features [N, F] a step -> N tokens; a memory; its output tokens -> scores of C activities.
 
@@ -28,11 +29,14 @@ class ActivityModel(HubMixin):
         multi_label: whether several activities may go on at once.
         source: what made the features, so that others can be made like them.
         samples: of a sensor in each token, [samples, channels] flattened; 0: other features.
-        statistics: whether a token sees the statistics of its samples too.
+        sees: of a sensor: a token's "samples", in their order; their "statistics", from which few subjects teach more: each
+            channel's mean, deviation and mean change from sample to sample, and the covariances of all pairs; or "both".
         embed: how features become a token: "linear"; "relu", with a ReLU behind it as MiniROAD has; "mlp", with a hidden layer.
         dropout: on the tokens that go in and on what the head sees.
         pool: what the head sees of the output tokens: their "mean", which has few weights to learn from few videos; "flat": all
             side by side.
+        skip: whether a linear layer leads from the features of a step past the memory to its scores.
+        several: how the scores of several at once become probabilities: "binary", each by itself; "shares", of one.
     """
 
     def __init__(
@@ -45,26 +49,35 @@ class ActivityModel(HubMixin):
         source: dict[str, Any] | None = None,
         *,
         samples: int = 0,
-        statistics: bool = False,
+        sees: str = "samples",
         embed: str = "linear",
         dropout: float = 0.0,
         pool: str = "mean",
+        several: str = "binary",
+        skip: bool = False,
     ):
         super().__init__()
         self.config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         choose("embed", embed, EMBEDS)
         choose("pool", pool, POOLS)
+        choose("sees", sees, SEES)
+        choose("several", several, SEVERAL)
         tokens, columns = features
         if samples and columns % samples:
             raise OptionError(f"samples={samples} for {columns} features: expected a divisor")
-        self.classes, self.samples, self.statistics, self.pool = len(classes), samples, statistics and bool(samples), pool
+        self.samples, self.sees, self.pool = samples, sees if samples else "samples", pool
         self.memory: RecurrentModel = find_class(memory)(**options, input_tokens=tokens)  # type: ignore[assignment]
         width = self.memory.width
         self.mean: Tensor
         self.deviation: Tensor
         self.register_buffer("mean", torch.zeros(columns))
         self.register_buffer("deviation", torch.ones(columns))
-        seen = columns + (STATISTICS * columns // samples if self.statistics else 0)
+        seen = columns if self.sees != "statistics" else 0
+        if self.sees != "samples":
+            channels = columns // samples
+            self.pairs: Tensor
+            self.register_buffer("pairs", torch.triu_indices(channels, channels, 1), persistent=False)
+            seen += 3 * channels + self.pairs.shape[1]
         layers: list[nn.Module] = [nn.Linear(seen, width)]
         if embed == "mlp":
             layers += [nn.GELU(), nn.Linear(width, width)]
@@ -78,6 +91,10 @@ class ActivityModel(HubMixin):
                 nn.LayerNorm(out), nn.Flatten(-2), nn.Dropout(dropout), nn.Linear(out * self.memory.output_tokens, len(classes))
             )
         )
+
+        self.skip = nn.Linear(tokens * seen, len(classes), bias=False) if skip else None
+        if self.skip is not None:
+            nn.init.zeros_(self.skip.weight)
 
     @property
     def growing(self) -> frozenset[str]:
@@ -99,31 +116,37 @@ class ActivityModel(HubMixin):
 
     def step(self, features: Tensor, state: Any) -> tuple[Tensor, Any]:
         """features [B, N, F] -> logits [B, C] and the next state."""
-        y, state = self.memory.step(self.tokens(features), state)
-        return self.scores(y), state
+        even = self.even(features)
+        y, state = self.memory.step(self.embed(even), state)
+        return self.scores(y, even), state
 
     def forward(
         self, features: Tensor, state: Any = None, reset: Tensor | None = None, active: Tensor | None = None, **options: Any
     ) -> tuple[Tensor, Any]:
         """features [B, T, N, F] -> logits [B, T, C] and the state; options as in RecurrentModel."""
-        y, state = self.memory(self.tokens(features), state, reset, active, **options)
-        return self.scores(y), state
+        even = self.even(features)
+        y, state = self.memory(self.embed(even), state, reset, active, **options)
+        return self.scores(y, even), state
 
-    def tokens(self, features: Tensor) -> Tensor:
-        """[..., N, F] -> [..., N, D]"""
+    def even(self, features: Tensor) -> Tensor:
+        """[..., N, F] -> what tokens are made of, in the same measure everywhere"""
         even = (features - self.mean) / self.deviation
-        if self.statistics:
-            even = torch.cat([even, self._statistics(even.unflatten(-1, (self.samples, -1)))], dim=-1)
-        return self.embed(even)
+        if self.sees != "samples":
+            statistics = self._statistics(even.unflatten(-1, (self.samples, -1)))
+            even = statistics if self.sees == "statistics" else torch.cat([even, statistics], dim=-1)
+        return even
 
-    def scores(self, y: Tensor) -> Tensor:
+    def scores(self, y: Tensor, even: Tensor) -> Tensor:
         """Output tokens [..., R, D] -> logits [..., C]"""
-        return self.head(y.mean(-2) if self.pool == "mean" else y)
+        logits = self.head(y.mean(-2) if self.pool == "mean" else y)
+        return logits if self.skip is None else logits + self.skip(even.flatten(-2))
 
-    @staticmethod
-    def _statistics(samples: Tensor) -> Tensor:
-        """[..., samples, channels] -> [..., STATISTICS * channels]"""
+    def _statistics(self, samples: Tensor) -> Tensor:
+        """[..., samples, channels] -> [..., 3 channels + pairs of them]"""
         mean = samples.mean(-2)
-        spread = (samples - mean.unsqueeze(-2)).square().mean(-2).clamp(min=1e-8).sqrt()
-        change = (samples[..., 1:, :] - samples[..., :-1, :]).abs().mean(-2) if samples.shape[-2] > 1 else torch.zeros_like(mean)
-        return torch.cat([mean, spread, samples.amin(-2), samples.amax(-2), change], dim=-1)
+        around = samples - mean.unsqueeze(-2)
+        spread = around.square().mean(-2).clamp(min=1e-6).sqrt()
+        one, other = self.pairs
+        together = (around[..., one] * around[..., other]).mean(-2)
+        change = (samples[..., 1:, :] - samples[..., :-1, :]).abs().sum(-2) * (CHANGES / self.samples)
+        return torch.cat([mean, spread, change, together], dim=-1)

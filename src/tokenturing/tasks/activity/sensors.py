@@ -14,6 +14,8 @@ RATE = 50.0
 """samples a second"""
 CHANNELS = ("ax", "ay", "az", "wx", "wy", "wz")
 """acceleration and rotation about three axes, as the watch has them"""
+MIRROR = (-1.0, 1.0, 1.0, 1.0, -1.0, -1.0)
+"""what the same movement of the other arm gives: acceleration along x, and rotation about the other two axes, change sign"""
 
 
 def watch_file() -> Path:
@@ -74,7 +76,7 @@ def watch_streams(seconds: float, tokens: int, order: int, file: Path | None = N
         )
     samples = samples_of(seconds, tokens)
     source = {"sensor": "watch", "rate": RATE, "channels": list(CHANNELS), "step": seconds}
-    return Streams(found, classes, samples=samples, source=source)
+    return Streams(found, classes, samples=samples, mirror=MIRROR, source=source)
 
 
 def samples_of(seconds: float, tokens: int, rate: float = RATE) -> int:

@@ -11,6 +11,8 @@ from tokenturing.errors import OptionError
 
 SPLITS = ("train", "validation", "test")
 SPLIT_SEED = 20261
+AXES = 3
+"""of a sensor: its channels are in groups of three"""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Streams:
     multi_label: bool = False
     samples: int = 0
     """of a sensor that one token holds, [samples, channels] flattened; 0: features that are no samples"""
+    mirror: tuple[float, ...] = ()
+    """signs of a sensor's channels on the other arm; empty: it has no other side"""
     background: tuple[int, ...] = ()
     """classes that stand for nothing going on: left out of mAP, of segments and of latencies"""
     source: dict[str, Any] = field(default_factory=dict)
@@ -122,8 +126,12 @@ def group_of(name: str, pattern: str) -> str:
     return found.group(1)
 
 
-def statistics(streams: Sequence[Stream], samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation float32 [F] over steps and tokens; of samples: by channel, the same for all samples."""
+def normalisation(streams: Sequence[Stream], samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """What is taken off features and what they are divided by then, float32 [F]: mean and deviation over steps and tokens.
+
+    Of a sensor's samples no mean is taken off and all axes in a group of three have one deviation, so that directions stay what
+    they are: that of gravity says how an arm is held.
+    """
     features = [one.features.reshape(-1, one.features.shape[-1]) for one in streams]
     if samples:
         features = [one.reshape(-1, one.shape[-1] // samples) for one in features]
@@ -131,8 +139,11 @@ def statistics(streams: Sequence[Stream], samples: int) -> tuple[np.ndarray, np.
     mean = sum(one.sum(0, dtype=np.float64) for one in features) / count
     variance = sum(((one - mean) ** 2).sum(0, dtype=np.float64) for one in features) / count
     deviation = np.sqrt(np.maximum(variance, 1e-12))
-    repeated = max(samples, 1)
-    return np.tile(mean, repeated).astype(np.float32), np.tile(deviation, repeated).astype(np.float32)
+    if not samples:
+        return mean.astype(np.float32), deviation.astype(np.float32)
+    if len(deviation) % AXES == 0:
+        deviation = np.repeat(deviation.reshape(-1, AXES).mean(1), AXES)
+    return np.zeros(samples * len(deviation), np.float32), np.tile(deviation, samples).astype(np.float32)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -4,21 +4,28 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.figures import Figure
+from tokenturing.media.view import View
+from tokenturing.models.eager import eager
 from tokenturing.options import build, check_arguments, choice, number, parse
 from tokenturing.registry import find_class
+from tokenturing.runtime import Runtime
 from tokenturing.tasks.activity.augment import AugmentOptions
 from tokenturing.tasks.activity.batches import ActivityBatches, Walker
-from tokenturing.tasks.activity.judge import as_numbers, figures, watch
+from tokenturing.tasks.activity.judge import as_numbers, figures, shares, watch
 from tokenturing.tasks.activity.model import ActivityModel
-from tokenturing.tasks.activity.streams import SPLITS, Split, Stream, Streams, folds_of, split, statistics
-from tokenturing.tasks.contract import Batch, Report, Task, mean
+from tokenturing.tasks.activity.recording import segments_of, steps_of
+from tokenturing.tasks.activity.streams import SPLITS, Split, Stream, Streams, folds_of, normalisation, split
+from tokenturing.tasks.activity.watching import VideoSession, view_for
+from tokenturing.tasks.contract import Batch, Report, Segment, Task, mean
 
 SMALL = {"width": 64, "memory_tokens": 16, "read_tokens": 8, "layers": 1, "heads": 4, "hidden": 128}
 
@@ -33,10 +40,12 @@ class ModelOptions:
     """its constructor's arguments"""
     embed: str = choice("linear", "relu", "mlp")
     """how features become tokens"""
-    statistics: bool = False
-    """whether a token of a sensor's samples has their statistics too"""
+    sees: str = choice("samples", "statistics", "both")
+    """what a token of a sensor's samples sees of them"""
     dropout: float = number(0.1, 0, 0.9)
     """on tokens and on what the head sees"""
+    skip: bool = False
+    """whether the features lead past the memory to the scores too, by a linear layer"""
     pool: str = choice("mean", "flat")
     """what the head sees of the output tokens"""
 
@@ -124,7 +133,7 @@ class Activity(Task):
         if not found.streams:
             raise OptionError(f"the task {type(self).__name__} found no streams: {'; '.join(found.problems) or 'no files'}")
         for problem in found.problems:
-            warnings.warn(problem, stacklevel=2)
+            warnings.warn(problem, stacklevel=1)  # ours, which the command line shows
         return found
 
     @cached_property
@@ -149,20 +158,24 @@ class Activity(Task):
             streams.multi_label,
             streams.source,
             samples=streams.samples,
-            statistics=options.statistics,
+            sees=options.sees,
             embed=options.embed,
             dropout=options.dropout,
             pool=options.pool,
+            skip=options.skip,
+            several=self.options.loss.several,
         )
-        model.normalise_by(*statistics(self.parts.train, streams.samples))
+        model.normalise_by(*normalisation(self.parts.train, streams.samples))
         return model
 
     def batches(self, split: str, rows: range, steps: int, model: nn.Module) -> ActivityBatches:
         """Chunks of the training streams, changed; those of other splits as they are."""
         streams = self._of(split)
         augment = self.options.augment if split == "train" else AugmentOptions()
-        spread = statistics(self.parts.train, self.streams.samples)
-        walker = Walker(streams, self.streams.samples, augment, *spread, seed=(self.seed, SPLITS.index(split)))
+        spread = normalisation(self.parts.train, self.streams.samples)
+        walker = Walker(
+            streams, self.streams.samples, augment, *spread, seed=(self.seed, SPLITS.index(split)), mirror=self.streams.mirror
+        )
         return ActivityBatches(walker, rows, steps, self.options.data.draw == "window")
 
     def _of(self, name: str) -> list[Stream]:
@@ -195,6 +208,11 @@ class Activity(Task):
         return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / labels.shape[-1]
 
     @property
+    def sigmoid(self) -> bool:
+        """Whether each activity has a probability by itself."""
+        return self.streams.multi_label and self.options.loss.several == "binary"
+
+    @property
     def seconds(self) -> float:
         """Of a step."""
         times = self.streams.streams[0].times
@@ -203,13 +221,22 @@ class Activity(Task):
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Figures of the validation streams; without any, of the training streams as they are, which says less."""
         streams, where = (self.parts.validation, "") if self.parts.validation else (self.parts.train, " in training")
-        watched = watch(model, streams, self.streams.multi_label)
+        watched = watch(model, streams, self.sigmoid)
         found = as_numbers(figures(watched, self.seconds, self.streams.background))
         return {f"{kind}{where}": value for kind, value in found.items() if not kind.endswith("(s)")}
 
     def notes(self) -> dict[str, Any]:
         """Who was trained on, and who must be tested on."""
-        return {"streams": {name: [one.name for one in getattr(self.parts, name)] for name in SPLITS}}
+        streams = {name: [one.name for one in getattr(self.parts, name)] for name in SPLITS}
+        about = {
+            "classes": self.streams.classes,
+            "features": list(self.streams.streams[0].features.shape[1:]),
+            "samples": self.streams.samples,
+            "source": self.streams.source,
+            "seconds": self.seconds,
+            "sigmoid": self.sigmoid,
+        }
+        return {"streams": streams, "activity": about}
 
     def evaluate(
         self, models: Mapping[str, Any], options: Mapping[str, str], report: Report | None = None
@@ -220,9 +247,24 @@ class Activity(Task):
         streams = task._of(chosen.split)
         found = {}
         for name, model in models.items():
-            watched = watch(model, streams, task.streams.multi_label, report, name)
+            watched = watch(model, streams, task.sigmoid, report, name)
             found[name] = figures(watched, task.seconds, task.streams.background, chosen.resamples, chosen.seed)
         return found
+
+    def label(self, model: Any, recording: Path, report: Report | None = None) -> list[Segment]:
+        """What goes on in a recording of the sensor, or in features, that the model was trained on."""
+        about = model.notes.get("activity")
+        if not isinstance(about, dict):
+            raise OptionError("this model does not say what it was trained on: expected one that `tokenturing train` trained")
+        steps, seconds = steps_of(recording, about)
+        runtime = model if isinstance(model, Runtime) else eager(model)
+        state, found = runtime.initial_state(1), []
+        for done, step in enumerate(steps, 1):
+            logits, state = runtime.step(step[None], state)
+            found.append(logits[0])
+            if report:
+                report("watching", done, len(steps))
+        return list(segments_of(shares(np.stack(found), about["sigmoid"]), seconds, about["classes"], about["sigmoid"]))
 
     def _at(self, path: str) -> "Activity":
         """The same task on data that are elsewhere."""
@@ -234,3 +276,11 @@ class Activity(Task):
     def tests_like(self, other: Task) -> bool:
         """Those who leave out the same streams are tested on the same."""
         return isinstance(other, Activity) and type(self) is type(other) and self.options.data == other.options.data
+
+    def view(self, model: Any) -> View:
+        """What the encoder of the model's features wants to see."""
+        return view_for(model)
+
+    def session(self, model: Any, media: Any) -> VideoSession:
+        """A session of a model on the runtime that watches a video."""
+        return VideoSession(model, media)

@@ -5,6 +5,7 @@
     over = ["data.fold=0", "data.fold=1"]       # settings over which means are taken, each with each of the seeds
     seeds = [0, 1]
     evaluate = {rows = 64}                      # options of the evaluation
+    set = ["model.options.write=gated"]         # changes for all rows, such as defaults said aloud
     paper = "mAP on Charades"                   # what the published figures beside ours are
     base = {paper = 26.34, paper_cost = 0.842}  # those of the recipe as it is
 
@@ -17,7 +18,8 @@
     name = "manner"
     rows = [{label = "no warm-up", set = ["train.warmup=0"]}]  # ... or some settings
 
-A row changes the recipe in one thing; there are no products of axes. A row that changes nothing is the recipe itself.
+A row changes the recipe in one thing; there are no products of axes. A row that changes nothing is the recipe itself, which a
+default is only where the recipe, or `set`, says it aloud.
 """
 
 import copy
@@ -35,7 +37,7 @@ from tokenturing.train.recipe import Recipe, parse_recipe, read_recipe
 
 BASE = "as it is"
 """the label of the recipe without a change"""
-KEYS = ("figures", "over", "seeds", "evaluate", "paper", "base", "axis")
+KEYS = ("figures", "over", "seeds", "evaluate", "set", "paper", "base", "axis")
 AXIS_KEYS = ("name", "key", "rows")
 ROW_KEYS = ("label", "value", "set", "paper", "paper_cost")
 MOST_CELLS = 10_000
@@ -122,12 +124,12 @@ def load_plan(
         OptionError: a key or value does not fit; the message names the row.
     """
     content = read_recipe(path)
-    for setting in settings:
-        assign(content, setting)
     table = content.pop("ablate", None)
     if not isinstance(table, Mapping):
         raise OptionError(f"{path} has no table [ablate]: expected one with [[ablate.axis]], as docs/which-options.md shows")
     _check_keys(table, KEYS, "ablate")
+    for setting in (*_texts(table.get("set", []), "ablate.set"), *settings):
+        assign(content, setting)
     chosen = _axes(table, axes)
     rows = [_row(table.get("base", {}), "", "", 0, "ablate.base"), *(row for axis in chosen for row in _rows(axis))]
     if len({(row.axis, row.label) for row in rows}) != len(rows):

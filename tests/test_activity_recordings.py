@@ -1,0 +1,154 @@
+"""Recordings in files become the steps that a model takes, whatever their rate, names and holes; and are labelled."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from activity_files import npz_folder, small, watch_content
+
+import tokenturing as tt
+from tokenturing.cli.main import main
+from tokenturing.errors import OptionError
+from tokenturing.options import build
+from tokenturing.registry import find_task
+from tokenturing.tasks.activity.recording import segments_of, steps_of
+from tokenturing.tasks.activity.sensors import CHANNELS, as_steps
+from tokenturing.tasks.contract import Segment
+from tokenturing.train.loop import train
+from tokenturing.train.recipe import parse_recipe
+
+SOURCE = {"rate": 50.0, "channels": list(CHANNELS)}
+ABOUT: dict[str, Any] = {"features": [1, 150], "samples": 25, "seconds": 0.5, "source": SOURCE}
+
+
+def movement(times: np.ndarray) -> np.ndarray:
+    return np.sin(times[:, None] * np.arange(1, 7))
+
+
+def write_csv(file: Path, samples: np.ndarray, head: str, columns: list[np.ndarray] | None = None) -> Path:
+    rows = np.column_stack([*(columns or []), samples])
+    np.savetxt(file, rows, delimiter=",", header=head, comments="")
+    return file
+
+
+TIMES = np.arange(200) / 50
+WHOLE = as_steps(movement(TIMES), 0.5, 1)
+
+
+def test_a_csv_with_names_without_and_with_times(tmp_path: Path) -> None:
+    head = ",".join(CHANNELS)
+    for file in (
+        write_csv(tmp_path / "a.csv", movement(TIMES), head),
+        write_csv(tmp_path / "b.csv", movement(TIMES)[:, ::-1], ",".join(CHANNELS[::-1])),
+        write_csv(tmp_path / "c.csv", movement(TIMES), f"time,{head}", [TIMES + 1000]),
+        write_csv(tmp_path / "d.csv", movement(TIMES), ",".join(f" {name.upper()}" for name in ("note", *CHANNELS)), [TIMES]),
+    ):
+        steps, seconds = steps_of(file, ABOUT)
+        assert np.allclose(steps, WHOLE, atol=1e-5)
+        assert seconds == 0.5
+    plain = tmp_path / "e.csv"
+    np.savetxt(plain, movement(TIMES), delimiter=",")
+    assert np.allclose(steps_of(plain, ABOUT)[0], WHOLE, atol=1e-5)
+    wrong = write_csv(tmp_path / "f.csv", movement(TIMES), ",".join(CHANNELS[::-1]))
+    assert not np.allclose(steps_of(wrong, ABOUT)[0], WHOLE, atol=0.1), "the control: by their names"
+
+
+def test_other_rates_are_brought_to_the_models(tmp_path: Path) -> None:
+    fast, uneven = np.arange(797) / 200, np.sort(np.random.default_rng(0).uniform(0, 3.98, 900))
+    uneven[0], uneven[-1] = 0, 3.98
+    np.savez(tmp_path / "a.npz", samples=movement(fast), rate=200)
+    np.savez(tmp_path / "b.npz", samples=movement(uneven), times=uneven)
+    np.savez(tmp_path / "c.npz", samples=movement(TIMES))
+    for name, nearness in (("a", 1e-3), ("b", 0.02), ("c", 1e-5)):
+        assert np.allclose(steps_of(tmp_path / f"{name}.npz", ABOUT)[0], WHOLE, atol=nearness)
+    np.savez(tmp_path / "d.npz", samples=movement(fast))
+    assert len(steps_of(tmp_path / "d.npz", ABOUT)[0]) == 31, "the control: taken for 50 a second"
+
+
+def test_holes_are_bridged_and_counted(tmp_path: Path) -> None:
+    lines = write_csv(tmp_path / "a.csv", movement(TIMES), f"t,{','.join(CHANNELS)}", [TIMES]).read_text().splitlines()
+    lines[20] = ",".join([*lines[20].split(",")[:3], "", *lines[20].split(",")[4:]])
+    (tmp_path / "b.csv").write_text("\n".join(lines[:100] + lines[175:]) + "\n")
+    with pytest.warns(UserWarning, match="bridged") as said:
+        steps, _ = steps_of(tmp_path / "b.csv", ABOUT)
+    assert [str(one.message).split(": ", 1)[1] for one in said] == [
+        "1 of 125 samples lack a number and are bridged",
+        "1 gaps of more than 1 s, the longest 1.5 s, are bridged",
+    ]
+    assert steps.shape == WHOLE.shape
+    assert np.allclose(steps[0], WHOLE[0], atol=1e-2)
+    assert not np.allclose(steps[5], WHOLE[5], atol=0.1)
+
+
+def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_text("ax,ay,az\n1,2,3\n")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "bytes.csv").write_bytes(bytes(range(256)))
+    write_csv(tmp_path / "back.csv", movement(TIMES), f"t,{','.join(CHANNELS)}", [TIMES[::-1]])
+    write_csv(tmp_path / "short.csv", movement(TIMES[:10]), ",".join(CHANNELS))
+    np.savez(tmp_path / "shape.npz", samples=np.ones((50, 5)))
+    np.savez(tmp_path / "names.npz", x=np.ones((50, 6)))
+    np.savez(tmp_path / "pickled.npz", samples=np.array([{}], object))
+    (tmp_path / "bytes.npz").write_bytes(b"nothing")
+    for name, said in (
+        ("names.csv", "no column wx, wy, wz"),
+        ("empty.csv", "expected ax, ay"),
+        ("bytes.csv", "expected"),
+        ("back.csv", "times ascend"),
+        ("short.csv", "a step of 0.5 s at least"),
+        ("shape.npz", r"expected \[n, 6\]"),
+        ("names.npz", "expected samples"),
+        ("pickled.npz", "cannot be read"),
+        ("bytes.npz", "cannot be read"),
+        ("nothing.csv", "there is no file"),
+    ):
+        with pytest.raises(OptionError, match=said):
+            steps_of(tmp_path / name, ABOUT)
+
+
+def test_features_are_taken_as_they_are(tmp_path: Path) -> None:
+    about = {"features": [1, 4], "samples": 0, "seconds": 1.0, "source": {}}
+    (one, *_) = sorted(npz_folder(tmp_path / "d").glob("*.npz"))
+    steps, seconds = steps_of(one, about)
+    assert steps.shape == (33, 1, 4)
+    assert seconds == 1.0
+    with pytest.raises(OptionError, match=r"features \[33, 4\].*expected an .npz with features \[T, 1, 5\]"):
+        steps_of(one, about | {"features": [1, 5]})
+
+
+def test_segments_of_one_and_of_several() -> None:
+    shares = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
+    assert list(segments_of(shares, 0.5, ["a", "b"], False)) == [
+        Segment(0.0, 1.0, "a", pytest.approx(0.85)),
+        Segment(1.0, 1.5, "b", pytest.approx(0.7)),
+    ]
+    several = np.array([[0.9, 0.6], [0.8, 0.2], [0.3, 0.7]])
+    assert [one[:3] for one in segments_of(several, 1.0, ["a", "b"], True)] == [(0, 1, "b"), (0, 2, "a"), (2, 3, "b")]
+
+
+def test_the_command_line_labels_a_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = small("activity_watch", tmp_path / "d")
+    content["model"]["sees"] = "statistics"
+    settings = {"updates": 40, "rows": 8, "steps": 8, "rate": 1e-2, "warmup": 2}
+    train(parse_recipe({"task": "activity_watch", "train": settings, **content}), tmp_path / "run")
+    watch = watch_content()
+    rows = [index for index, who in enumerate(watch["subject"]) if who == 1 and watch["side"][index] == 0]
+    np.savez(tmp_path / "r.npz", samples=np.concatenate([watch["X"][index][:120] for index in rows]))
+    main(["stream", str(tmp_path / "run"), str(tmp_path / "r.npz"), "--json", str(tmp_path / "s.json")])
+    found = json.loads((tmp_path / "s.json").read_text())["segments"]
+    assert (found[0]["start"], found[-1]["end"]) == (0, 7.2)
+    assert all(one["end"] == other["start"] for one, other in itertools.pairwise(found))
+    truth = ["push"] * 6 + ["lift"] * 6 + ["row"] * 6
+    said = [one["label"] for one in found for _ in range(round((one["end"] - one["start"]) / 0.4))]
+    assert np.mean([one == other for one, other in zip(said, truth, strict=True)]) > 0.6
+    assert capsys.readouterr().out.count(" - ") == len(found)
+    model = tt.load(tmp_path / "run" / "model")
+    task = find_task("activity_watch")
+    by_hand = task(build(task.Config(), content)).label(model, tmp_path / "r.npz")
+    assert [one.label for one in by_hand] == [one["label"] for one in found]
+    for wrong in (["r.mp4", "--json", "x"], ["r.csv"]):
+        with pytest.raises(SystemExit):
+            main(["stream", str(tmp_path / "run"), str(tmp_path / wrong[0]), *wrong[1:]])
