@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from tokenturing.cli import main as cli
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.figures import Figure
-from tokenturing.evaluate.means import QUANTILES, mean_of, student
 from tokenturing.tasks.last_digits.task import LastDigits
 from tokenturing.train.ablation.jobs import Outcome, run_all
 from tokenturing.train.ablation.plan import Plan, load_plan
@@ -119,26 +118,12 @@ def test_labels_that_make_the_same_name_have_folders_of_their_own(tmp_path: Path
 # --- means
 
 
-def test_intervals_are_students() -> None:
-    stats = pytest.importorskip("scipy.stats")
-    for degrees in (*range(1, len(QUANTILES) + 1), 2000):
-        assert student(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=2e-3)
-    assert student(100) >= stats.t.ppf(0.975, 100)
-    values = [0.5, 0.7, 0.65]
-    low, high = stats.t.interval(0.95, 2, loc=sum(values) / 3, scale=stats.sem(values))
-    mean = mean_of(values)
-    assert mean is not None
-    assert (mean.low, mean.high) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
-    assert mean_of([0.5]) == (0.5, None, None, 1)
-    assert mean_of([]) is None
-
-
 def made_up(plan: Plan, shares: dict[str, list[float]]) -> dict[str, Outcome]:
     """Outcomes with these shares right of the cells of each row."""
     found = {}
     for row in plan.rows:
         for cell, share in zip(plan.of(row), shares.get(row.label, []), strict=False):
-            figures = [Figure("last", share, 0, 1, 9).to_json(), Figure("other", 0.0, 0, 1, 9).to_json()]
+            figures = [Figure("last", share, 0, 1, 9).to_json(), Figure("other", share, 0, 1, 9).to_json()]
             kept = {"parameters": 1_234_567, "multiply_adds": 4200, "growing": row.label == "concat", "figures": figures}
             found.setdefault(cell.place, Outcome(kept))
     return found
@@ -161,12 +146,22 @@ def test_what_all_runs_share_is_no_noise_of_a_difference(recipe: Path) -> None:
     assert "**+" not in markdown(result(plan, made_up(plan, shares)))
 
 
+def test_folds_are_what_is_independent(recipe: Path) -> None:
+    plan = load_plan(recipe, over=["train.steps=4", "train.steps=5"], seeds=[0, 1])
+    shares = {"as it is": [0.5, 0.5, 0.5, 0.5], "concat": [0.6, 0.6, 0.7, 0.7]}
+    difference = result(plan, made_up(plan, shares))["rows"][2]["difference"]
+    assert difference["runs"] == 4
+    assert difference["low"] < 0, "two folds that disagree by .1"
+    shares["concat"] = [0.6, 0.7, 0.6, 0.7]
+    assert result(plan, made_up(plan, shares))["rows"][2]["difference"]["low"] > 0, "the control: two seeds that do, on each fold"
+
+
 def test_runs_that_are_missing_leave_out_their_pairs(recipe: Path) -> None:
     plan = load_plan(recipe, seeds=[0, 1, 2])
     outcomes = made_up(plan, {"as it is": [0.2, 0.4, 0.6], "concat": [0.5]})
     outcomes[plan.of(plan.rows[2])[1].place] = Outcome(None, "no room")
     concat = result(plan, outcomes)["rows"][2]
-    assert concat["difference"] == {"value": pytest.approx(0.15), "low": None, "high": None, "runs": 1}, "of all figures' mean"
+    assert concat["difference"] == {"value": pytest.approx(0.3), "low": None, "high": None, "runs": 1}
     assert [run["state"] for run in concat["runs"]] == ["ended", "failed", "to be run"]
     page = markdown(result(plan, outcomes))
     assert "no room" in page

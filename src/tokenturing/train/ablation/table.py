@@ -1,11 +1,12 @@
 """The table of an ablation: means over settings and seeds, and differences from the base, run by run of the same data."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tokenturing.errors import OptionError, closest
 from tokenturing.evaluate.figures import Figure
-from tokenturing.evaluate.means import Mean, mean_of
+from tokenturing.evaluate.spread import spread
 from tokenturing.train.ablation.jobs import Outcome
 from tokenturing.train.ablation.plan import Plan, Row
 
@@ -58,7 +59,12 @@ def _row(
     cells = plan.of(row)
     found = [values.get(cell.place) for cell in cells]
     whole = [outcome.found for cell in cells if (outcome := outcomes.get(cell.place)) and outcome.found]
-    pairs = [(ours[names[0]], theirs[names[0]]) for ours, theirs in zip(found, base, strict=True) if ours and theirs]
+    over = [cell.over for cell in cells]
+    pairs = [
+        (where, ours[names[0]] - theirs[names[0]])
+        for where, ours, theirs in zip(over, found, base, strict=True)
+        if ours and theirs
+    ]
     is_base = [cell.place for cell in cells] == [cell.place for cell in plan.of(plan.rows[0])]
     return {
         "axis": row.axis,
@@ -68,8 +74,8 @@ def _row(
         "parameters": whole[0]["parameters"] if whole else None,
         "multiply_adds": whole[0]["multiply_adds"] if whole else None,
         "growing": bool(whole and whole[0]["growing"]),
-        "figures": {name: _mean([one[name] for one in found if one]) for name in names},
-        "difference": None if is_base else _mean([ours - theirs for ours, theirs in pairs]),
+        "figures": {name: _mean((where, one[name]) for where, one in zip(over, found, strict=True) if one) for name in names},
+        "difference": None if is_base else _mean(pairs),
         "paper": row.paper,
         "paper_cost": row.paper_cost,
         "runs": [
@@ -93,9 +99,16 @@ def _outcome(outcome: Outcome | None, values: Mapping[str, float] | None) -> dic
     return {"state": "ended", "figures": dict(values or {}), **kept}
 
 
-def _mean(values: Sequence[float]) -> dict[str, Any] | None:
-    mean: Mean | None = mean_of(values)
-    return None if mean is None else mean._asdict()
+def _mean(values: Iterable[tuple[str, float]]) -> dict[str, Any] | None:
+    """(setting, value) of some runs -> their mean and interval, over the means of the settings, or of one setting over seeds."""
+    by_setting: dict[str, list[float]] = {}
+    for where, value in values:
+        by_setting.setdefault(where, []).append(value)
+    if not by_setting:
+        return None
+    found = spread(by_setting)
+    low, high = (None if math.isnan(end) else end for end in (found.low, found.high))
+    return {"value": found.mean, "low": low, "high": high, "runs": sum(map(len, by_setting.values()))}
 
 
 def columns(result: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
@@ -125,13 +138,15 @@ def _intro(result: Mapping[str, Any]) -> list[str]:
     count = max(1, len(result["over"])) * len(result["seeds"])
     over = f"{len(result['over'])} settings ({', '.join(result['over'])}) and " if result["over"] else ""
     seeds = f"{len(result['seeds'])} seed{'s' * (len(result['seeds']) > 1)}"
+    what = "settings" if len(result["over"]) > 1 else "seeds"
     lines = [f"`{result['command']}`", ""] if result["command"] else []
     if count == 1:
         return [*lines, "One run a row: nothing here says what is noise. More seeds do (`--seeds 0 1 2`)."]
     return [
         *lines,
-        f"Means over {over}{seeds}, {count} runs a row, ± half of the 95 % interval over them. A row and the base are compared "
-        "run by run, with the same data and seed. Where that interval holds 0, the difference may be noise; else it is in bold.",
+        f"Means over {over}{seeds}, {count} runs a row, ± half of the 95 % interval over the {what}. A row and the base are "
+        "compared run by run, with the same data and seed. Where that interval holds 0, the difference may be noise; else it is "
+        "in bold.",
     ]
 
 
