@@ -60,6 +60,10 @@ def test_serve_on_ray():
     assert "2 replicas served one session; equal: True" in run("05_serve_on_ray.py", "--port", str(port))
 
 
+def test_t_maze():
+    assert "iteration 20: " in run("06_t_maze.py", "--iterations", "20", "--corridor", "3")
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_fits_on_a_page(path: Path):
     assert len(path.read_text(encoding="utf-8").splitlines()) < 60

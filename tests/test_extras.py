@@ -15,8 +15,8 @@ from tokenturing.extras import EXTRAS, WITHOUT_TORCH, require
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-NOT_ASKED_FOR = {"all", "dev", "docs", "peers", "ray"}
-"""by anything in the package"""
+NOT_ASKED_FOR = {"all", "dev", "docs", "peers", "ray", "vision"}
+"""by anything in the package as a whole: of `vision` whoever names one of its models needs one package"""
 
 
 def package(requirement: str) -> str:

@@ -20,6 +20,7 @@ from media_files import film
 
 from tokenturing.errors import OptionError
 from tokenturing.media import demuxing, steps
+from tokenturing.media.clock import STEP_SECONDS
 from tokenturing.media.steps import MediaError, open_media
 
 Answer = tuple[bytes, bool]
@@ -154,7 +155,7 @@ def test_a_clock_that_is_set_anew_makes_no_gap(tmp_path: Path) -> None:
     with piped(tmp_path, first.read_bytes() + second.read_bytes() + first.read_bytes()) as path:
         found = list(open_media(path))
     assert len(found) == pytest.approx(3 * len(list(open_media(first))), abs=3)
-    assert [step.time for step in found] == [index * steps.STEP_SECONDS for index in range(len(found))]
+    assert [step.time for step in found] == [index * STEP_SECONDS for index in range(len(found))]
     loud = [step.sound is not None and np.abs(step.sound).max() > 0.2 for step in found]
     assert sum(loud) >= 70, "sound goes on through both seams"
     (tmp_path / "joined.ts").write_bytes(first.read_bytes() + second.read_bytes())
@@ -195,7 +196,7 @@ def test_an_endless_stream_is_reached_again(recording: Path) -> None:
         warnings.simplefilter("always")
         assert media.duration is None
         found = list(media)
-    assert [step.time for step in found] == [index * steps.STEP_SECONDS for index in range(len(found))]
+    assert [step.time for step in found] == [index * STEP_SECONDS for index in range(len(found))]
     watched = [step for step in found if step.frame is not None]
     assert len(watched) == pytest.approx(3 * len(list(open_media(recording))), abs=3)
     messages = [str(warning.message) for warning in said]

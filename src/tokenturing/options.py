@@ -107,15 +107,22 @@ def merge(default: Any, base: Mapping[str, Any], over: Mapping[str, Any]) -> dic
 def assign(content: dict[str, Any], setting: str) -> None:
     """Put "table.key=value" into nested content; the value is read as TOML does, or else as text."""
     name, found, text = setting.partition("=")
-    keys = name.strip().split(".")
-    if not found or not all(keys):
+    if not found or not all(name.strip().split(".")):
         raise OptionError(f"--set {setting!r}: expected key=value, as in train.rate=3e-4")
+    put(content, name.strip(), parse(text.strip()))
+
+
+def put(content: dict[str, Any], name: str, value: Any) -> None:
+    """Put a value into nested content under a dotted name; tables on the way are made."""
+    keys = name.split(".")
+    if not all(keys):
+        raise OptionError(f"{name!r} is no name of a key: expected one such as train.rate")
     for key in keys[:-1]:
         inner = content.setdefault(key, {})
         if not isinstance(inner, dict):
-            raise OptionError(f"--set {name.strip()}: {key!r} is a value, not a table")
+            raise OptionError(f"--set {name}: {key!r} is a value, not a table")
         content = inner
-    content[keys[-1]] = parse(text.strip())
+    content[keys[-1]] = value
 
 
 def parse(text: str) -> Any:

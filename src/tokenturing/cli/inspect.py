@@ -203,18 +203,16 @@ def _show_writes(name: str) -> None:
 
 def _costs(model: Any) -> dict[str, int]:
     """Multiply-adds of a step, and of the memory in it."""
-    from tokenturing.evaluate.cost import count, multiply_adds
-    from tokenturing.models.contract import RecurrentModel, StreamModel
-    from tokenturing.models.flat import FlatStep, example
+    from tokenturing.evaluate.cost import multiply_adds, step_cost
+    from tokenturing.models.contract import RecurrentModel
 
     memory = getattr(model, "memory", None)
     if isinstance(model, RecurrentModel):
         tokens = model.input_tokens or 1
         return {f"with N = {tokens}": multiply_adds(model, tokens)}
-    if not isinstance(model, StreamModel):
+    whole = step_cost(model)
+    if whole is None:
         return {}
-    step = FlatStep(model)  # type: ignore[arg-type]  # a module that keeps the contract
-    whole = count(step, tuple(example(step.signature, 1).values()), tuple(step.initial_leaves(1).values()))
     if not isinstance(memory, RecurrentModel):
         return {"all": whole}
     inside = multiply_adds(memory, memory.input_tokens or 1)

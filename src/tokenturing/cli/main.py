@@ -14,7 +14,10 @@ import tokenturing
 from tokenturing.errors import MissingExtraError, TokenTuringError, in_words
 from tokenturing.extras import require
 
-COMMANDS = ("demo", "train", "evaluate", "crossvalidate", "stream", "serve", "export", "bench", "inspect")
+COMMANDS = (
+    *("demo", "train", "evaluate", "crossvalidate", "ablate"),
+    *("stream", "serve", "export", "bench", "inspect", "features"),
+)
 DESCRIPTION = """Token Turing Machines: models that watch an endless stream of pictures and sound, keep what
 matters in a fixed set of memory tokens, and answer questions about it at any time.
 

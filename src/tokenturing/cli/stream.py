@@ -5,19 +5,22 @@ import signal
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, NamedTuple
+from typing import IO, TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from tyro.conf import Positional, UseAppendAction
 
 from tokenturing.cli.options import argument
 from tokenturing.cli.output import WIDTH, Output
 from tokenturing.errors import OptionError, choose
-from tokenturing.media.clock import STEP_SECONDS
 
 if TYPE_CHECKING:
+    from tokenturing.cli.labelling import Labelling
+    from tokenturing.cli.stages import Stages
+    from tokenturing.media.feed import Feed
     from tokenturing.media.steps import Media
     from tokenturing.tasks.contract import Session
     from tokenturing.tasks.keeping import KeptSession
@@ -41,26 +44,35 @@ def stream(
     jsonl: Annotated[str, argument("FILE")] = "",
     all_answers: Annotated[bool, argument("", name="all")] = False,
     state: Annotated[str, argument("FILE")] = "",
-    audio_track: Annotated[str, argument("N|LANGUAGE", hint="(default: the file's default)")] = "",
-    reconnect: Annotated[float, argument("SECONDS", hint=None)] = 60.0,
+    out: Annotated[str, argument("VIDEO")] = "",
+    truth: Annotated[str, argument("FILE")] = "",
     segments: Annotated[str, argument("FILE", name="json")] = "",
+    audio_track: Annotated[str, argument("N|LANGUAGE", hint="(default: the file's default)")] = "",
+    drop: Annotated[Literal["auto", "oldest", "never"], argument("auto|oldest|never", hint=None)] = "auto",
+    reconnect: Annotated[float, argument("SECONDS", hint=None)] = 60.0,
     device: Annotated[str, argument("DEVICE", hint=None)] = "cpu",
 ) -> None:
-    """Let a model watch a video, a sound file, a camera or an endless stream, and answer questions about it.
+    """Let a model watch a video, a sound file, a camera or an endless stream: it answers questions, or says what goes on.
 
     Each line is what it notices or answers; at the end every question is asked once, and what there is to say is printed. What
     can be asked depends on the model's task. Of recall: "seen 2 last", "heard 1 last" (1 to 4), "heard before 7 was seen" (0 to
     9), "how long ago seen".
 
-    A recording of a sensor, .csv or .npz, is labelled instead, by a model that knows its sensor, such as activity-watch: a line
-    for each stretch of time, and with --json all of them in a file. Columns are ax, ay, az (acceleration), wx, wy, wz (rotation)
-    and, where samples are not 50 a second, time in seconds; an .npz has `samples` [n, 6] and `times` [n] or `rate`.
+    A recording of a sensor, .csv or .npz, is labelled by a model that knows its sensor, such as activity-watch: a line for each
+    stretch of time, and with --json all of them in a file. Columns are ax, ay, az (acceleration), wx, wy, wz (rotation) and,
+    where samples are not 50 a second, time in seconds; an .npz has `samples` [n, 6] and `times` [n] or `rate`.
 
     SOURCE is a file with pictures, sound or both; "camera", "camera:1" or /dev/video0; "-" for standard input; a named pipe; or
     an address (http, https, rtsp, rtsps). Ctrl-C ends what is endless.
 
     A network stream that states no length and breaks off is tried again at once, then after 1, 2, 4 ... 30 s; the time that was
     missed passes without pictures and sound. It is over when it was not reached for as long as --reconnect says.
+
+    Where a model is slower than a camera or an endless network stream, steps that wait and are more than a second late are left
+    out, the oldest first, and counted. Of files and pipes none is.
+
+    A model that says what goes on labels time: --out writes a video with what it said along time below the picture, --json what
+    it said from when to when, and how long a step took.
 
     Args:
         checkpoint: the model: a folder, that of an export, or the name of a shipped one, such as recall-ttm.
@@ -72,52 +84,88 @@ def stream(
         all_answers: at the end print the answers "nothing yet" too, one a line.
         state: keep the session in this file, every half a minute and at the end, and go on with the one that is there: what is
             watched now then follows what was watched before, and times count from its beginning.
+        out: write the pictures to this video (mp4, mkv or mov), with the labels so far in a strip below.
+        truth: what is true, to be shown beside what the model says: segments with start, end and label, as JSON or CSV.
+        segments: write the labelled segments to this file, and how long each stage of a step took.
         audio_track: which sound track to hear.
+        drop: which steps are left out: "auto", see above; "oldest", the same for a pipe, taken for a live source; "never".
         reconnect: seconds in which to reach a network stream again that broke off; 0: not at all.
-        segments: write what a recording was labelled with to this file, as JSON.
         device: "cpu", on the fast runtime, or where else PyTorch is to run the model, such as "cuda".
     """
     from tokenturing.cli.common import display_names, load_runtime
+    from tokenturing.cli.labelling import Labelling, check_labels, labels_time, write_report
     from tokenturing.cli.recording import ENDINGS, label_recording
+    from tokenturing.cli.segments import read_segments
+    from tokenturing.cli.stages import Stages
     from tokenturing.files.places import check_place
+    from tokenturing.media.feed import Feed
     from tokenturing.media.steps import open_media
+    from tokenturing.media.view import View
     from tokenturing.tasks.keeping import KeptSession
     from tokenturing.train.recipe import task_of
 
     if source.endswith(ENDINGS) and "://" not in source:
+        _check_apart({"the source": source, "--json": segments})
+        if out or truth:
+            raise OptionError(
+                f"{'--out' if out else '--truth'}: {source} is a recording without pictures: expected a video to watch"
+            )
         label_recording(checkpoint, source, segments, device)
         return
-    if segments:
-        raise OptionError(
-            f"--json: {source} is no recording: expected a .csv or .npz; --jsonl writes what is noticed and answered"
-        )
     asked = parse_questions([text for group in ask for text in group])
     seconds = (0.0 if ask else EVERY) if every is None else every
     if not 0 <= seconds < math.inf:
         raise OptionError(f"--every {seconds:g}: expected seconds, or 0 for never")
-    _check_apart({"the source": source, "--jsonl": jsonl, "--state": state})
-    for option, file in (("--jsonl", jsonl), ("--state", state)):
+    written = {"--jsonl": jsonl, "--state": state, "--out": out, "--json": segments}
+    _check_apart({"the source": source, "--truth": truth} | written)
+    true = read_segments(truth) if truth else []
+    for option, file in written.items():
         if file and not (option == "--jsonl" and file == "-"):
             check_place(option, file)
     model = load_runtime(checkpoint, device)
     task = task_of(model)
+    view = task.view(model) if hasattr(task, "view") else View()
     with ExitStack() as stack:
-        media = stack.enter_context(open_media(source, audio_track=audio_track or None, reconnect=reconnect))
+        media = stack.enter_context(open_media(source, **view._asdict(), audio_track=audio_track or None, reconnect=reconnect))
+        feed = Feed(media, drop)
         session = task.session(model, media)
         for due in asked:
             choose("question", due.question, session.questions)
+        check_labels(session, {"--out": out, "--truth": truth, "--json": segments})
         kept = KeptSession(Path(state), session) if state else None
         output = Output(stack.enter_context(_open_lines(jsonl)) if jsonl else None, all_answers)
         output.say(_announced(source, media))
+        name = display_names([checkpoint])[0] or checkpoint
         if knows := getattr(session, "knows", ""):
-            name = display_names([checkpoint])[0] or checkpoint
             output.say(textwrap.fill(f"{name} knows {knows}", WIDTH, break_on_hyphens=False))
         schedule = Schedule(asked, seconds, session.rotation)
-        if kept and kept.steps:
-            output.say(f"going on with {state}, after {kept.steps * STEP_SECONDS:.1f} s")
-            schedule.skip(kept.steps * STEP_SECONDS)
+        before = kept.steps * media.step_seconds if kept else 0.0
+        if before:
+            output.say(f"going on with {state}, after {before:.1f} s")
+            schedule.skip(before)
+        labelling = stack.enter_context(Labelling(session, media, out, true)) if labels_time(session) else None
+        stages = Stages(session, media.step_seconds)
         with _ended_by_terminate() if kept else nullcontext():
-            _watch(media, session, schedule, output, kept)
+            interrupted = _watch(Watching(media, feed, session, stages, labelling), schedule, output, kept, before)
+        if labelling:
+            output.say(stages.line(feed.dropped))
+            if (share := labelling.agreement()) is not None:
+                output.say(f"what it said was true at {share:.1%} of the steps for which {truth} knows it")
+            if segments:
+                about = {"source": media.name, "model": name, "step_seconds": media.step_seconds, "left_out": feed.dropped}
+                write_report(segments, about | {"milliseconds": stages.figures()}, labelling.segments)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+class Watching(NamedTuple):
+    """A session, and what surrounds it."""
+
+    media: "Media"
+    feed: "Feed"
+    session: "Session"
+    stages: "Stages"
+    labelling: "Labelling | None"
 
 
 def _check_apart(named: Mapping[str, str]) -> None:
@@ -203,18 +251,19 @@ def _ended_by_terminate() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _watch(media: "Media", session: "Session", schedule: Schedule, output: Output, kept: "KeptSession | None") -> None:
-    """All steps of the media, then every question once; Ctrl-C ends it early, with the questions."""
-    seconds, interrupted = kept.steps * STEP_SECONDS if kept else 0.0, False
+def _watch(watching: Watching, schedule: Schedule, output: Output, kept: "KeptSession | None", before: float) -> bool:
+    """All steps of the media, then every question once -> whether Ctrl-C ended it early, which what is endless needs to end."""
+    seconds, interrupted, session = before, False, watching.session
+    step_seconds = watching.media.step_seconds
     try:
-        for begin in _steps(media, session, output, seconds):
+        for begin in _steps(watching, output, seconds):
             if kept:
                 kept.advance()
-            seconds = begin + STEP_SECONDS
+            seconds = begin + step_seconds
             if questions := schedule.due(seconds):
                 output.answers(begin, session.ask(*questions))
     except KeyboardInterrupt:
-        interrupted = media.duration is not None  # what is endless has no other end
+        interrupted = watching.media.duration is not None
     finally:
         if kept:
             kept.save()
@@ -222,19 +271,25 @@ def _watch(media: "Media", session: "Session", schedule: Schedule, output: Outpu
     output.summary(seconds, session.ask(*session.questions))
     for late in schedule.waiting:
         print(f"not asked, since it was over by {late.time:g} s: {late.question}", file=sys.stderr)
-    if interrupted:
-        raise KeyboardInterrupt
+    return interrupted
 
 
-def _steps(media: "Media", session: "Session", output: Output, before: float) -> Iterator[float]:
+def _steps(watching: Watching, output: Output, before: float) -> Iterator[float]:
     """When each step begins, once the model has taken it; a bar shows how far that is."""
     from tokenturing.cli.common import Progress
 
-    total = round(media.duration / STEP_SECONDS) if media.duration else 0
-    with Progress("watching") if total else nullcontext() as progress:
-        for number, step in enumerate(media, start=1):
-            begin = before + step.time
-            for event in session.take(step):
+    media, labelling = watching.media, watching.labelling
+    total = round(media.duration / media.step_seconds) if media.duration else 0
+    with Progress("watching") if total else nullcontext() as progress, closing(iter(watching.feed)) as steps:  # type: ignore[type-var]
+        for number, taken in enumerate(steps, start=1):
+            begin = before + taken.step.time
+            events = watching.stages.take(taken)
+            if labelling:
+                began = time.perf_counter()
+                labelling.show(taken.passed)
+                labelling.add(taken.step.time)
+                watching.stages.wrote(time.perf_counter() - began)
+            for event in events:
                 output.event(begin, event)
             yield begin
             if progress:

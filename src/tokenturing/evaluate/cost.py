@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from tokenturing.models.contract import RecurrentModel
+from tokenturing.models.contract import RecurrentModel, StreamModel
+from tokenturing.models.flat import FlatStep, example
 from tokenturing.processors.mixer import MixerProcessor
 from tokenturing.processors.transformer import TransformerProcessor
 from tokenturing.scenic.machine import ScenicTokenTuringMachine
@@ -111,6 +112,16 @@ def multiply_adds(model: RecurrentModel, input_tokens: int) -> int:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def step_cost(model: nn.Module) -> int | None:
+    """The multiply-adds of the first step of one row of any model that streams, eyes and head included; None of any other."""
+    if isinstance(model, RecurrentModel):
+        return multiply_adds(model, model.input_tokens or 1)
+    if not isinstance(model, StreamModel):
+        return None
+    step = FlatStep(model)  # type: ignore[arg-type]  # a module that keeps the contract
+    return count(step, tuple(example(step.signature, 1).values()), tuple(step.initial_leaves(1).values()))
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def _noted(runtime: Runtime, model: nn.Module) -> Runtime:
     return runtime
 
 
-ROOMS_WITHOUT_GRAPHS = ("bench", "cli", "demo", "evaluate", "media", "recipes", "testing", "train", "viz", "weights")
+ROOMS_WITHOUT_GRAPHS = ("bench", "cli", "demo", "evaluate", "features", "media", "recipes", "testing", "train", "viz", "weights")
 """of this package: what shapes no graph, so that its changes make no export anew"""
 
 

@@ -66,8 +66,9 @@ class Opening:
         streams = {kind: stream_of(container, kind, self.source.audio_track) for kind in self.source.kinds}
         streams = {kind: stream for kind, stream in streams.items() if stream is not None}
         if not streams or form in NO_MEDIA:
+            wanted = "picture or sound" if "audio" in self.source.kinds else "picture"
             found = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-            raise MediaError(f"{name} has no picture or sound (FFmpeg found: {found}; format {form}): expected a media file")
+            raise MediaError(f"{name} has no {wanted} (FFmpeg found: {found}; format {form}): expected a media file")
         if (video := streams.get("video")) is not None and (video.width or 0) * (video.height or 0) > MOST_PIXELS:
             raise MediaError(f"the picture of {name} has {video.width} x {video.height} pixels: expected at most {MOST_PIXELS:,}")
         return streams

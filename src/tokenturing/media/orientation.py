@@ -15,9 +15,9 @@ class Orientation(NamedTuple):
     mirrored_x: bool = False
     mirrored_y: bool = False
 
-    def apply(self, square: np.ndarray) -> np.ndarray:
-        """[size, size] as stored -> as shown."""
-        shown = square.T if self.transposed else square
+    def apply(self, picture: np.ndarray) -> np.ndarray:
+        """[H, W] or [H, W, 3] as stored -> as shown."""
+        shown = picture.swapaxes(0, 1) if self.transposed else picture
         shown = shown[:, ::-1] if self.mirrored_x else shown
         return shown[::-1] if self.mirrored_y else shown
 

@@ -1,4 +1,4 @@
-"""Media in steps of 80 ms: a small grey frame and 1280 samples of sound each. Files, cameras, pipes and network streams.
+"""Media in steps, of 80 ms as a rule: a small grey frame and 1280 samples of sound each. Files, cameras, pipes, network streams.
 
 PyAV (FFmpeg) reads packet by packet. The tracks of a file have a demuxer each, so memory holds a frame or two of either, however
 badly a file interleaves them. Time 0 is the first picture or sound, whatever the recording's own clock; all times are in seconds.
@@ -7,37 +7,40 @@ badly a file interleaves them. Time 0 is the first picture or sound, whatever th
 import time
 import warnings
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from tokenturing.errors import OptionError
-from tokenturing.media.clock import SAMPLE_RATE, STEP_SECONDS, STEPS_PER_SECOND
+from tokenturing.media.clock import SAMPLE_RATE, STEPS_PER_SECOND
 from tokenturing.media.opening import Opening
 from tokenturing.media.places import source_of
 from tokenturing.media.source import MediaError, Source, av_package, reason_of
 from tokenturing.media.tracks import Pictures, Sounds, Track, raise_if_broken
+from tokenturing.media.view import View
 
 RECONNECT_SECONDS = 60.0
 LONGEST_RECONNECT_SECONDS = 86_400.0
 WAITS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """seconds before each try to reach a network stream again; the last one ever after"""
-SETTLED_STEPS = 13
-"""after so many steps (a second) the next loss begins with the shortest wait again"""
+SETTLED_SECONDS = 1.0
+"""after so long the next loss begins with the shortest wait again"""
 
 
 class MediaStep(NamedTuple):
     """One step of media; None where a track is absent or has ended, or before the first picture."""
 
     time: float
-    """seconds at which the step begins; it lasts STEP_SECONDS"""
+    """seconds at which the step begins; it lasts `Media.step_seconds`"""
     frame: np.ndarray | None
-    """float32 [frame_size, frame_size], grey in 0..1: the picture shown at the end of the step"""
+    """float32 [frame_size, frame_size], grey in 0..1, or [frame_size, frame_size, 3], red, green and blue: the picture shown at
+    the end of the step"""
     sound: np.ndarray | None
-    """float32 [STEP_SECONDS * sample_rate], mono in -1..1: the sound during the step"""
+    """float32 [step_seconds * sample_rate], mono in -1..1: the sound during the step"""
 
 
 def open_media(
@@ -45,6 +48,10 @@ def open_media(
     *,
     frame_size: int = 32,
     sample_rate: int = SAMPLE_RATE,
+    colour: bool = False,
+    crop: float = 1.0,
+    rate: Fraction | float = STEPS_PER_SECOND,
+    sound: bool = True,
     audio_track: int | str | None = None,
     reconnect: float = RECONNECT_SECONDS,
 ) -> "Media":
@@ -62,20 +69,19 @@ def open_media(
             named pipe, or an address (http, https, rtsp, rtsps).
         frame_size: pixels of a frame's side.
         sample_rate: of the sound.
+        colour: whether frames are in colour.
+        crop: how much of the side of the largest centred square is shown.
+        rate: steps a second.
+        sound: whether sound is heard, where there is any.
         audio_track: which sound track: its number from 1, or its language; None: the file's default.
         reconnect: seconds in which to reach an endless network stream again; 0: not at all.
     """
-    if frame_size < 1:
-        raise OptionError(f"frame_size={frame_size}: expected 1 pixel or more")
-    samples = Fraction(sample_rate) / STEPS_PER_SECOND
-    if samples < 1 or samples.denominator != 1:
-        raise OptionError(
-            f"sample_rate={sample_rate} has no whole number of samples in a step of {1000 * STEP_SECONDS:g} ms: "
-            f"expected a multiple of {STEPS_PER_SECOND.numerator} Hz, such as 8000, 16000 or 48000"
-        )
+    view = View(frame_size, sample_rate, colour, crop, rate, sound)
+    view.check()
     if not 0 <= reconnect <= LONGEST_RECONNECT_SECONDS:
         raise OptionError(f"reconnect={reconnect:g}: expected 0 to {LONGEST_RECONNECT_SECONDS:g} seconds")
-    return Media(source_of(source, audio_track), frame_size, sample_rate, reconnect)
+    found = source_of(source, audio_track)
+    return Media(found if sound else found._replace(kinds=("video",)), view, reconnect)
 
 
 class Media:
@@ -85,15 +91,28 @@ class Media:
     has_sound: bool
     duration: float | None
     """seconds, as the file states or FFmpeg estimates; None if unknown"""
+    live: bool
+    """whether it goes on whether or not anybody reads: a camera, or an endless network stream; pipes wait"""
+    is_file: bool
+    """whether it is one, here or at an address: it is as long as it is, and waits to be read"""
+    keep: bool = False
+    """whether `passed` is wanted; to be set before it is read"""
+    passed: Sequence[tuple[float, Any]]
+    """all pictures that went by in the last step, each with the seconds at which it begins: PyAV's frames, as decoded"""
+    aspect: float = 1.0
+    """of a pixel of theirs, its width / height"""
 
-    def __init__(self, source: Source, frame_size: int, sample_rate: int, reconnect: float = RECONNECT_SECONDS) -> None:
-        self._source, self._frame_size, self._sample_rate = source, frame_size, sample_rate
-        self._reconnect = reconnect
+    def __init__(self, source: Source, view: View, reconnect: float = RECONNECT_SECONDS) -> None:
+        self._source, self.view, self._reconnect = source, view, reconnect
+        self.step_seconds = view.step_seconds
+        self.passed = ()
         self._running: weakref.WeakSet[Generator] = weakref.WeakSet()
         self._closed = False
         opening = Opening(source)
         self.duration = opening.duration
         self.has_video, self.has_sound = "video" in opening.streams, "audio" in opening.streams
+        self.live = source.format is not None or (opening.endless and source.network)
+        self.is_file = not (self.live or source.pipe)
         self._next: Opening | None = opening
 
     @property
@@ -111,7 +130,8 @@ class Media:
         """End all running iterations and release the source."""
         self._closed = True
         for steps in list(self._running):
-            steps.close()
+            with suppress(ValueError):  # it waits for its source in another thread
+                steps.close()
         if self._next:
             self._next.close()
 
@@ -134,11 +154,11 @@ class Media:
             zero = min((track.head[0] for track in tracks.values() if track.head and track.head[1] is not None), default=0.0)
             for track in tracks.values():
                 track.begin_at(zero)
-            pictures = Pictures(tracks["video"], self._frame_size) if "video" in tracks else None
-            sounds = Sounds(tracks["audio"], self._sample_rate) if "audio" in tracks else None
+            pictures = Pictures(tracks["video"], self.view, self.keep) if "video" in tracks else None
+            sounds = Sounds(tracks["audio"], self.view) if "audio" in tracks else None
             step = 0
             while True:
-                start = step * STEP_SECONDS
+                start = step * self.step_seconds
                 try:
                     frame = pictures.shown(start) if pictures else None
                     sound = sounds.take() if sounds else None
@@ -153,6 +173,8 @@ class Media:
                     raise MediaError(f"{error}, or {opening.hint}") from None
                 if frame is None and sound is None and not any(track.head for track in tracks.values()):
                     break
+                if pictures:
+                    self.passed, self.aspect = pictures.passed, pictures.aspect
                 yield MediaStep(start, frame, sound)
                 step += 1
             self._judge_end(step, list(tracks.values()), opening)
@@ -160,7 +182,7 @@ class Media:
     def _judge_end(self, steps: int, tracks: list[Track], opening: Opening) -> None:
         """After the last step: was there any, and is the file as long as it states?"""
         if opening.failure and not opening.endless:
-            raise MediaError(f"{self._source.name} breaks off at {steps * STEP_SECONDS:.2f} s: {opening.failure}")
+            raise MediaError(f"{self._source.name} breaks off at {steps * self.step_seconds:.2f} s: {opening.failure}")
         if steps == 0:
             raise MediaError(f"{self._source.name} has a length of zero: expected pictures or sound in it")
         last = max(tracks, key=lambda track: track.end)
@@ -176,22 +198,26 @@ class Media:
             began = number
             try:
                 opening = opening or Opening(self._source)
-                missed = round((time.monotonic() - alive) / STEP_SECONDS) if number else 0
+                missed = round((time.monotonic() - alive) / self.step_seconds) if number else 0
                 for step in self._read(opening):
+                    passed = self.passed
                     for _ in range(missed):
-                        yield MediaStep(number * STEP_SECONDS, None, None)
+                        self.passed = ()
+                        yield MediaStep(number * self.step_seconds, None, None)
                         number += 1
                     missed = 0
-                    yield step._replace(time=number * STEP_SECONDS)
+                    shift = number * self.step_seconds - step.time
+                    self.passed = [(begins + shift, picture) for begins, picture in passed]
+                    yield step._replace(time=number * self.step_seconds)
                     number += 1
                     alive = time.monotonic()
                 reason = opening.failure or "it ended"
             except MediaError as error:
                 reason = str(error)
             opening = None
-            tries = 0 if number - began >= SETTLED_STEPS else tries
+            tries = 0 if (number - began) * self.step_seconds >= SETTLED_SECONDS else tries
             if tries == 0 and self._reconnect:
-                warnings.warn(f"{name} broke off at {number * STEP_SECONDS:.2f} s ({reason}): trying again", stacklevel=2)
+                warnings.warn(f"{name} broke off at {number * self.step_seconds:.2f} s ({reason}): trying again", stacklevel=2)
             wait = WAITS[min(tries, len(WAITS) - 1)]
             tries += 1
             if time.monotonic() + wait - alive > self._reconnect:
@@ -200,4 +226,4 @@ class Media:
         if not number:
             raise MediaError(reason)
         given_up = f": not reached again within {self._reconnect:g} s" if self._reconnect else ""
-        warnings.warn(f"{name} is over at {number * STEP_SECONDS:.2f} s ({reason}){given_up}", stacklevel=2)
+        warnings.warn(f"{name} is over at {number * self.step_seconds:.2f} s ({reason}){given_up}", stacklevel=2)

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from tokenturing.media.clock import STEP_SECONDS, STEPS_PER_SECOND
+from tokenturing.media.clock import STEP_SECONDS
 from tokenturing.media.demuxing import Feed
 from tokenturing.media.orientation import orientation_of
 from tokenturing.media.source import MediaError, av_package, reason_of, stated_track_end
+from tokenturing.media.view import View
 
 RAGGED_SECONDS = 1.0
 """damage shorter than this is bridged with a warning; longer damage is an error"""
@@ -167,46 +168,63 @@ class Track:
 
 
 class Pictures:
-    """A picture track as the frame shown at the end of each step."""
+    """A picture track as the frame shown at the end of each step.
 
-    def __init__(self, track: Track, size: int) -> None:
+    Args:
+        track: of pictures.
+        view: which frames are wanted.
+        keep: whether `passed` is wanted.
+    """
+
+    def __init__(self, track: Track, view: View, keep: bool = False) -> None:
         from av.video.reformatter import VideoReformatter
 
-        self._track, self._size = track, size
-        self._aspect = float(track.stream.sample_aspect_ratio or 1)  # a pixel's width / height
-        self._to_grey, self._to_size = VideoReformatter(), VideoReformatter()
+        self._track, self._view, self._keep = track, view, keep
+        self.aspect = float(track.stream.sample_aspect_ratio or 1)
+        """of a pixel, its width / height, as stored"""
+        self._to_format, self._to_size = VideoReformatter(), VideoReformatter()
         self._shown: np.ndarray | None = None
+        self.passed: list[tuple[float, Any]] = []
+        """when each picture of the last step began, and the picture, as decoded"""
 
     def shown(self, start: float) -> np.ndarray | None:
-        """float32 [size, size] for the step that begins at `start`; None before the first frame and after the last."""
-        end = self._track.zero + start + STEP_SECONDS + 1e-6  # both sides are rounded
-        newest = None
+        """float32 [size, size], or [size, size, 3] in colour, in 0..1 for the step that begins at `start`.
+
+        None before the first frame and after the last.
+        """
+        end = self._track.zero + start + self._view.step_seconds + 1e-6  # both sides are rounded
+        newest, self.passed = None, []
         while self._track.head and self._track.head[0] <= end:
-            newest = self._track.pop() or newest
+            time = self._track.head[0] - self._track.zero
+            newest = (frame := self._track.pop()) or newest
+            if self._keep and frame:
+                self.passed.append((time, frame))
         if newest is not None:
             self._shown = self._scaled(newest)
         ended = not self._track.head and self._track.seconds_read <= start + ROUNDING_SECONDS
         return None if ended or self._shown is None else self._shown.copy()
 
     def _scaled(self, frame: Any) -> np.ndarray:
-        """The largest centred square of a frame in grey: float32 [size, size] in 0..1."""
-        grey = self._to_grey.reformat(frame, format="gray").to_ndarray()
-        height, width = grey.shape
-        side = min(height, width * self._aspect)  # in pixel heights
-        rows, columns = max(round(side), 1), max(round(side / self._aspect), 1)
+        """The centred square of a frame."""
+        colour, size = self._view.colour, self._view.frame_size
+        form = "rgb24" if colour else "gray"
+        picture = self._to_format.reformat(frame, format=form).to_ndarray()
+        height, width = picture.shape[:2]
+        side = min(height, width * self.aspect) * self._view.crop  # in pixel heights
+        rows, columns = max(round(side), 1), max(round(side / self.aspect), 1)
         top, left = (height - rows) // 2, (width - columns) // 2
-        square = np.ascontiguousarray(grey[top : top + rows, left : left + columns])
-        whole = av_package().VideoFrame.from_ndarray(square, "gray")
-        small = self._to_size.reformat(whole, self._size, self._size, "gray", interpolation="AREA")
+        square = np.ascontiguousarray(picture[top : top + rows, left : left + columns])
+        whole = av_package().VideoFrame.from_ndarray(square, form)
+        # Encoders of colour pictures were trained on those that bicubic interpolation made.
+        small = self._to_size.reformat(whole, size, size, form, interpolation="BICUBIC" if colour else "AREA")
         return orientation_of(frame).apply(small.to_ndarray()).astype(np.float32) / 255
 
 
 class Sounds:
     """A sound track as one block of samples for each step, with silence where the track has none."""
 
-    def __init__(self, track: Track, rate: int) -> None:
-        self._track, self._rate = track, rate
-        self._size = int(rate / STEPS_PER_SECOND)
+    def __init__(self, track: Track, view: View) -> None:
+        self._track, self._rate, self._size = track, view.sample_rate, view.step_samples
         self._rest = np.zeros(0, np.float32)
         self._pieces = self._placed()
 

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.figures import Figure
 from tokenturing.media.steps import MediaStep
+from tokenturing.media.view import View
 
 Report = Callable[[str, int, int], None]
 """called with (what is going on, done, total) by work that may take long"""
@@ -86,7 +87,7 @@ class Segment(NamedTuple):
     end: float
     """seconds"""
     label: str
-    confidence: float
+    confidence: float = 1.0
     """0 to 1, the mean of its steps"""
 
 
@@ -98,7 +99,9 @@ class Session(Protocol):
 
     One that a server can keep, and step together with others, has these and `state`, that of the model; `encode(step)`, the
     model's inputs [1, ...] by name; and `absorb(inputs, y, state, perceived)`, which takes what the model made of them and
-    returns what is noticed. `take` is one after the other. Where it has a `memory()`, arrays by name that tell what the last
+    returns what is noticed. `take` is one after the other. One that says at each step which labels are right has `labels`, their
+    names; `shares`, of each as of the last step, None before the first; and, where any number may be right at once, `several`,
+    which is true. Where it has a `memory()`, arrays by name that tell what the last
     step did to its memory, those who watch get to see them.
     """
 
@@ -173,6 +176,10 @@ class Task(Protocol):
     def tests_like(self, other: "Task") -> bool:
         """Whether this task may evaluate the models of another of its class: where options change nothing in the test."""
         return getattr(self, "options", None) == getattr(other, "options", None)
+
+    def view(self, model: Any) -> View:
+        """What a session of this model wants to see and hear of media; opening what it needs for that may take a moment."""
+        return View()
 
     def session(self, model: Any, media: Any) -> Session:
         """A session of a model (as trained, or on the runtime) that watches media."""

@@ -1,7 +1,8 @@
 """Recipes: TOML files that say what to train, on what, and how. An unknown key is an error that names the nearest.
 
-`task` names the task, [train] says how any model is trained, and all else is the task's own (its `Config`). A recipe that begins
-with `base = "other.toml"` has what that file says, and what it says itself instead.
+`task` names the task, [train] says how any model is trained, [ablate] what `tokenturing ablate` compares it with, and all else is
+the task's own (its `Config`). A recipe that begins with `base = "other.toml"` has what that file says, and what it says itself
+instead.
 """
 
 import json
@@ -17,7 +18,7 @@ from tokenturing.options import assign, build, choice, merge, number
 from tokenturing.registry import TASKS, find_task
 
 MOST_BASES = 8
-OWN = ("task", "train", "base")
+OWN = ("task", "train", "base", "ablate")
 """keys of a recipe that are no task's"""
 
 
@@ -84,16 +85,21 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     Raises:
         OptionError: the file is no TOML, or a key or value does not fit.
     """
-    content = _read(Path(path), MOST_BASES)
+    content = read_recipe(path)
     for setting in settings:
         assign(content, setting)
     return parse_recipe(content)
 
 
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """What a recipe's file and its bases say, as nested plain values that nobody has checked yet."""
+    return _read(Path(path), MOST_BASES)
+
+
 def parse_recipe(content: Mapping[str, Any]) -> Recipe:
     """A recipe from nested plain values."""
     task, default = _task_of(content)
-    others = {key: value for key, value in content.items() if key not in ("task", "train")}
+    others = {key: value for key, value in content.items() if key not in ("task", "train", "ablate")}
     known = [f.name for f in fields(default)]
     for key in others:
         if key not in known:

@@ -86,8 +86,8 @@ def check_recipe(ours: dict[str, Any], theirs: dict[str, Any], folder: Path) -> 
     """Raise an OptionError that names the first key in which the run in the folder differs from ours."""
     # What an older version did not know was as it is by default.
     theirs = theirs | {"train": asdict(TrainOptions()) | theirs.get("train", {})}
-    for key, value in _lasting(ours).items():
-        other = _lasting(theirs).get(key)
+    for key, value in lasting(ours).items():
+        other = lasting(theirs).get(key)
         if other != value:
             raise OptionError(
                 f"{folder} holds a run of another recipe ({key}={other!r}, and now {value!r}): choose another --out, or delete it"
@@ -101,7 +101,7 @@ def check_start(ours: str | None, theirs: str | None, folder: Path) -> None:
         raise OptionError(f"--from: {folder} holds a run that began {began}: leave out --from to go on, or choose another --out")
 
 
-def _lasting(recipe: dict[str, Any]) -> dict[str, Any]:
+def lasting(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe by dotted keys, without what may change between a run's parts."""
     return {key: value for key, value in flat(recipe) if key not in [f"train.{name}" for name in MAY_CHANGE]}
 

@@ -56,9 +56,10 @@ def model_style(index: int) -> dict[str, Any]:
 
 
 @contextmanager
-def figure(width: float, height: float) -> Iterator[Figure]:
-    """An empty figure in our style; draw and save inside the `with`."""
-    with mpl.rc_context(SETTINGS):
+def figure(width: float, height: float, *, ink: str = INK, paper: str = "white") -> Iterator[Figure]:
+    """An empty figure in our style; draw and save inside the `with`. Ink and paper are colours, of files that are no pages."""
+    colours = {name: ink for name, value in SETTINGS.items() if value == INK}
+    with mpl.rc_context({**SETTINGS, **colours, "figure.facecolor": paper, "axes.facecolor": paper}):
         yield Figure(figsize=(width, height))
 
 

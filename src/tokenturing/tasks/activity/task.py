@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tokenturing.errors import OptionError
 from tokenturing.evaluate.figures import Figure
+from tokenturing.media.view import View
 from tokenturing.models.eager import eager
 from tokenturing.options import build, check_arguments, choice, number, parse
 from tokenturing.registry import find_class
@@ -23,6 +24,7 @@ from tokenturing.tasks.activity.judge import as_numbers, figures, shares, watch
 from tokenturing.tasks.activity.model import ActivityModel
 from tokenturing.tasks.activity.recording import segments_of, steps_of
 from tokenturing.tasks.activity.streams import SPLITS, Split, Stream, Streams, folds_of, normalisation, split
+from tokenturing.tasks.activity.watching import VideoSession, view_for
 from tokenturing.tasks.contract import Batch, Report, Segment, Task, mean
 
 SMALL = {"width": 64, "memory_tokens": 16, "read_tokens": 8, "layers": 1, "heads": 4, "hidden": 128}
@@ -276,3 +278,11 @@ class Activity(Task):
     def tests_like(self, other: Task) -> bool:
         """Those who leave out the same streams are tested on the same."""
         return isinstance(other, Activity) and type(self) is type(other) and self.options.data == other.options.data
+
+    def view(self, model: Any) -> View:
+        """What the encoder of the model's features wants to see."""
+        return view_for(model)
+
+    def session(self, model: Any, media: Any) -> VideoSession:
+        """A session of a model on the runtime that watches a video."""
+        return VideoSession(model, media)
