@@ -198,6 +198,20 @@ def test_nobody_is_in_two_parts(tmp_path: Path) -> None:
     assert not everything.test
 
 
+def test_whole_groups_to_validate_on_follow_the_tested_ones(tmp_path: Path) -> None:
+    streams = npz_streams(str(npz_folder(tmp_path / "s", splits=5)), SALADS, 1.0)
+    found = [
+        [sorted({one.group[-1] for one in part}) for part in split(streams, fold, 1, 0.3, validation_groups=2)] for fold in (0, 3)
+    ]
+    assert found == [[["4", "5"], ["2", "3"], ["1"]], [["2", "3"], ["1", "5"], ["4"]]]
+    everything = split(streams, -1, 1, 0.3, validation_groups=1)
+    assert [len(part) for part in everything] == [12, 3, 0]
+    by_share = split(streams, 0, 1, 0.3)
+    assert {one.group for one in by_share.validation} & {one.group for one in by_share.train}, "the control"
+    with pytest.raises(OptionError, match="validation_groups=4 of 4 groups"):
+        split(streams, 0, 1, 0.3, validation_groups=4)
+
+
 def test_folds_that_cannot_be_are_refused(tmp_path: Path) -> None:
     streams = npz_streams(str(npz_folder(tmp_path / "s")), SALADS, 1.0)
     with pytest.raises(OptionError, match=r"data.fold=3 of 3 folds: expected 0 to 2"):

@@ -15,8 +15,13 @@ from tokenturing.errors import OptionError
 from tokenturing.models.eager import eager
 from tokenturing.options import build
 from tokenturing.registry import BASELINES, find_task
-from tokenturing.tasks.activity.judge import Precisions, Watched, figures, watch
-from tokenturing.tasks.activity.metrics import average_precisions, calibrated_average_precisions
+from tokenturing.tasks.activity.judge import Precisions, Watched, figures, measures, watch
+from tokenturing.tasks.activity.metrics import (
+    average_precisions,
+    calibrated_average_precisions,
+    detection_latency,
+    segmental_f1,
+)
 from tokenturing.tasks.activity.model import ActivityModel
 from tokenturing.tasks.activity.task import Activity
 from tokenturing.tasks.contract import Batch
@@ -159,6 +164,20 @@ def test_figures_of_one_who_knows_and_one_who_guesses() -> None:
     assert [one.kind for one in figures(several, 0.5)] == ["mAP", "calibrated mAP", "mAP of 25 frames a stream"]
 
 
+def test_resampled_segments_are_those_of_the_metrics() -> None:
+    rng = np.random.default_rng(0)
+    labels = [np.repeat(rng.integers(0, 4, 6), 8) for _ in range(3)]
+    watched = [Watched(0.8 * np.eye(4)[one] + rng.random((48, 4)), one) for one in labels]
+    ours = measures(watched, 0.5, background=(0,))
+    for times in ([1, 1, 1], [2, 0, 1], [0, 3, 0]):
+        drawn = np.repeat(np.arange(3), times).tolist()
+        predicted, truth = [watched[i].scores.argmax(-1) for i in drawn], [labels[i] for i in drawn]
+        found = detection_latency(predicted, truth, (0,))
+        assert ours["F1@25"](np.array(times)) == pytest.approx(segmental_f1(predicted, truth, 0.25, (0,)))
+        assert ours["segments recognised"](np.array(times)) == pytest.approx(found.recognised)
+        assert ours["median latency (s)"](np.array(times)) == pytest.approx(found.median / 2)
+
+
 def test_streams_are_watched_the_same_by_model_and_runtime_whatever_their_order(task: Activity) -> None:
     model = task.build().eval()
     streams = task.streams.streams
@@ -219,10 +238,10 @@ def test_recipes_build_their_models(path: Path) -> None:
     assert model(torch.randn(1, 3, 2, 60))[0].shape == (1, 3, 2)
 
 
-@pytest.mark.parametrize("memory", ["TokenTuringMachine", "MinGRU", "MiniRoad"])
+@pytest.mark.parametrize("memory", ["TokenTuringMachine", "MiniRoad"])
 def test_an_export_names_what_the_model_names(memory: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    options = {**TINY, "look_back": 2} if memory == "TokenTuringMachine" else {"width": 16}
+    options = TINY if memory == "TokenTuringMachine" else {"width": 16}
     model = ActivityModel(memory, options, ["a", "b", "c"], [2, 12], samples=2, sees="both").eval()
     model.normalise_by(np.zeros(12, np.float32), np.full(12, 3.0, np.float32))
     tt.save(model, tmp_path / "m")

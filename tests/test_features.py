@@ -90,6 +90,17 @@ def test_a_file_holds_it_all(videos: dict[str, Path], tmp_path: Path) -> None:
     assert (again.features.dtype, again.times.dtype) == (np.float32, np.float64)
 
 
+def test_those_who_train_read_the_same(videos: dict[str, Path], tmp_path: Path) -> None:
+    from tokenturing.tasks.activity.videos import read_features as read_to_train
+
+    found = extract(videos["phone"], Means(), grid=2)
+    write_features(tmp_path / "a.safetensors", found)
+    features, times, source = read_to_train(tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(features, found.features)
+    np.testing.assert_array_equal(times, found.times)
+    assert source == found.source._asdict(), "with which a session opens the same encoder"
+
+
 def damaged(file: Path, how: str) -> None:
     from safetensors import safe_open
 

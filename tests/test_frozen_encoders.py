@@ -1,6 +1,7 @@
 """Pretrained encoders of pictures: each computes what its library does, on files of this machine only."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from video_clips import clips
 
 from tokenturing.cli import main as cli
 from tokenturing.errors import MissingExtraError, OptionError
+from tokenturing.features import many
 from tokenturing.features.extract import extract
 from tokenturing.features.file import read_features
 from tokenturing.features.frozen import Encoder, open_encoder, view_of
@@ -107,6 +109,16 @@ def test_processes_make_what_one_makes(efficientnet: Encoder, videos: dict[str, 
         np.testing.assert_array_equal(found.features, alone.features)
 
 
+def test_a_process_that_dies_is_told(videos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many, "_begin", os.abort)  # takes no arguments, so that a process cannot even begin
+    made, reports = many.Made(), []
+    wanted = {videos[name]: tmp_path / f"{name}.safetensors" for name in ("phone", "bikes")}
+    many.make_all(wanted, many.Settings("efficientnet-lite0"), 2, lambda *report: reports.append(report), made)
+    assert set(made.bad) == set(wanted)
+    assert all(reason.startswith("the process that read it died") for reason in made.bad.values())
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope="module")
 def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -182,6 +194,7 @@ def test_a_model_of_timm_from_a_folder(tmp_path: Path, videos: dict[str, Path]) 
     encoder = open_encoder(f"timm:{tmp_path}")
     assert (encoder.frame_size, encoder.crop) == (size[-1], 0.9)
     frame = frame_of(videos["bikes"], encoder)
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=0).eval()
     with torch.no_grad():
         expected = model(torch.from_numpy(2 * frame - 1).permute(2, 0, 1)[None])[0].numpy()
     np.testing.assert_allclose(encoder.vector(frame), expected, atol=1e-4)

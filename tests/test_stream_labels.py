@@ -19,7 +19,7 @@ from video_clips import Means, clips, silent
 
 import tokenturing as tt
 from tokenturing.cli import main as cli
-from tokenturing.cli.segments import Segment, Segments, agreement, read_segments
+from tokenturing.cli.segments import Segments, agreement, read_segments
 from tokenturing.errors import OptionError
 from tokenturing.features.extract import extract
 from tokenturing.features.file import Source
@@ -28,6 +28,7 @@ from tokenturing.models.eager import eager
 from tokenturing.tasks.activity import watching
 from tokenturing.tasks.activity.model import ActivityModel
 from tokenturing.tasks.activity.watching import VideoSession
+from tokenturing.tasks.contract import Segment
 from tokenturing.train.recipe import task_of
 from tokenturing.viz.strip import COLOURS, Block, Strip, lanes_of
 

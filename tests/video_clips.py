@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,20 @@ def clips(folder: Path) -> dict[str, Path]:
     folder.mkdir(exist_ok=True)
     return {
         "bikes": silent(folder / "bikes.mp4", 2.0),
-        "bunny": film(folder / "bunny.mp4", 3.0, size=(160, 96)),
+        "bunny": film(folder / "bunny.mp4", 3.0, frame=moving((160, 96)), size=(160, 96)),
         "phone": silent(folder / "phone.mp4", 1.5),
     }
 
 
 def silent(path: Path, seconds: float) -> Path:
     """A clip without a sound track."""
-    return film(path, seconds, tones=(), size=(128, 96))
+    return film(path, seconds, frame=moving((128, 96)), tones=(), size=(128, 96))
+
+
+def moving(size: tuple[int, int]) -> Callable[[int], np.ndarray]:
+    """Pictures with something in them that moves; their upper half is darker."""
+    column, row = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    return lambda index: (60 + row + 40 * np.sin((column + 4 * index) / 9) * (row > size[1] // 2)).astype(np.uint8)
 
 
 def _real(name: str) -> Path | None:

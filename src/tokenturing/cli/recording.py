@@ -1,6 +1,5 @@
 """`tokenturing stream` of a recording in a file, .csv or .npz: what goes on from when to when."""
 
-import json
 from pathlib import Path
 
 ENDINGS = (".csv", ".npz")
@@ -9,9 +8,8 @@ ENDINGS = (".csv", ".npz")
 def label_recording(checkpoint: str, source: str, json_file: str, device: str) -> None:
     """Let a model watch a recording step by step; print what it makes of it, and write that to a file."""
     from tokenturing.cli.common import Progress, load_runtime
+    from tokenturing.cli.labelling import write_report
     from tokenturing.cli.output import clock
-    from tokenturing.cli.segments import as_json
-    from tokenturing.files import write_file
     from tokenturing.files.places import check_place
     from tokenturing.train.recipe import task_of
 
@@ -23,6 +21,4 @@ def label_recording(checkpoint: str, source: str, json_file: str, device: str) -
     for one in found:
         print(f"{clock(one.start)} - {clock(one.end)}  {one.label} ({one.confidence:.0%})")
     if json_file:
-        rows = as_json(found)
-        Path(json_file).parent.mkdir(parents=True, exist_ok=True)
-        write_file(Path(json_file), (json.dumps({"recording": Path(source).name, "segments": rows}, indent=1) + "\n").encode())
+        write_report(json_file, {"recording": Path(source).name}, found)

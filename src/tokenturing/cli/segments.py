@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from tokenturing.errors import OptionError
+from tokenturing.tasks.contract import Segment
 
 KEPT = 200_000
 """segments of a stream without an end"""
@@ -20,17 +21,6 @@ LARGEST = 64 * 2**20
 """bytes of a file of segments"""
 SHARE = 0.5
 """from which on a label counts where several may be right at once"""
-
-
-class Segment(NamedTuple):
-    """A label for some time."""
-
-    start: float
-    end: float
-    """seconds"""
-    label: str
-    confidence: float = 1.0
-    """the mean share over its steps, 0 to 1"""
 
 
 @dataclass
@@ -87,9 +77,9 @@ class Segments:
 
 
 def as_json(segments: Sequence[Segment]) -> list[dict[str, Any]]:
-    """Plain values, times in hundredths of a second."""
+    """Plain values, times in thousandths of a second."""
     return [
-        {"start": round(one.start, 2), "end": round(one.end, 2), "label": one.label, "confidence": round(one.confidence, 4)}
+        {"start": round(one.start, 3), "end": round(one.end, 3), "label": one.label, "confidence": round(one.confidence, 4)}
         for one in segments
     ]
 

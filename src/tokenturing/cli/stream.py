@@ -106,6 +106,10 @@ def stream(
 
     if source.endswith(ENDINGS) and "://" not in source:
         _check_apart({"the source": source, "--json": segments})
+        if out or truth:
+            raise OptionError(
+                f"{'--out' if out else '--truth'}: {source} is a recording without pictures: expected a video to watch"
+            )
         label_recording(checkpoint, source, segments, device)
         return
     asked = parse_questions([text for group in ask for text in group])

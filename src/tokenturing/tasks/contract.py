@@ -87,7 +87,7 @@ class Segment(NamedTuple):
     end: float
     """seconds"""
     label: str
-    confidence: float
+    confidence: float = 1.0
     """0 to 1, the mean of its steps"""
 
 

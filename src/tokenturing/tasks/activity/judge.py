@@ -10,10 +10,12 @@ from tokenturing.evaluate.figures import Figure
 from tokenturing.runtime import Runtime
 from tokenturing.tasks.activity.metrics import (
     CHARADES_FRAMES,
-    detection_latency,
+    Latency,
+    detection_waits,
     edit_score,
     frame_accuracy,
-    segmental_f1,
+    latency_of,
+    segmental_counts,
 )
 from tokenturing.tasks.activity.streams import Stream
 from tokenturing.tasks.contract import Report, device_of
@@ -132,25 +134,27 @@ def measures(watched: Sequence[Watched], seconds: float, background: Sequence[in
     lengths = np.array([len(one) for one in labels])
     edits = np.array([edit_score(*pair, background) for pair in zip(predicted, labels, strict=True)])
 
-    def again(parts: Sequence[np.ndarray], times: np.ndarray) -> list[np.ndarray]:
-        return [parts[index] for index in np.repeat(np.arange(len(parts)), times).tolist()]
+    waits = [detection_waits(*pair, background) for pair in zip(predicted, labels, strict=True)]
 
     def f1(overlap: float) -> Measure:
-        return lambda times: segmental_f1(again(predicted, times), again(labels, times), overlap, background)
+        counts = np.array([segmental_counts(*pair, overlap, background) for pair in zip(predicted, labels, strict=True)])
 
-    def latency(times: np.ndarray) -> float:
-        return detection_latency(again(predicted, times), again(labels, times), background).median * seconds
+        def measure(times: np.ndarray) -> float:
+            right, wrong, missed = counts.T @ times
+            return float(2 * right / max(2 * right + wrong + missed, 1))
 
-    def recognised(times: np.ndarray) -> float:
-        return detection_latency(again(predicted, times), again(labels, times), background).recognised
+        return measure
+
+    def latency(times: np.ndarray) -> Latency:
+        return latency_of(np.concatenate([waits[index] for index in np.repeat(np.arange(len(waits)), times).tolist()]))
 
     return {
         **({"frame accuracy": lambda times: float(right @ times / (lengths @ times))} if single else {}),
         **ranked,
         "edit": lambda times: float(edits @ times / times.sum()),
         **{f"F1@{overlap}": f1(overlap / 100) for overlap in OVERLAPS},
-        "segments recognised": recognised,
-        "median latency (s)": latency,
+        "segments recognised": lambda times: latency(times).recognised,
+        "median latency (s)": lambda times: latency(times).median * seconds,
     }
 
 

@@ -134,35 +134,52 @@ def segmental_f1(
         overlap: intersection over union that is needed, such as 0.1, 0.25, 0.5.
         background: labels whose segments do not count.
     """
-    right = wrong = missed = 0
-    for ours, theirs in zip(predicted, truth, strict=True):
-        _check(ours, theirs)
-        real = [one for one in segments(theirs) if one.label not in background]
-        taken = [False] * len(real)
-        for guess in segments(ours):
-            if guess.label in background:
-                continue
-            shares = [_overlap(guess, one) if one.label == guess.label else 0.0 for one in real]
-            best = int(np.argmax(shares)) if shares else -1
-            if best >= 0 and shares[best] >= overlap and not taken[best]:
-                taken[best], right = True, right + 1
-            else:
-                wrong += 1
-        missed += taken.count(False)
-    return 2 * right / max(2 * right + wrong + missed, 1)
+    counts = [segmental_counts(*pair, overlap, background) for pair in zip(predicted, truth, strict=True)]
+    right, wrong, missed = np.sum(counts, axis=0) if counts else (0, 0, 0)
+    return float(2 * right / max(2 * right + wrong + missed, 1))
+
+
+def segmental_counts(
+    predicted: np.ndarray, truth: np.ndarray, overlap: float, background: Sequence[int] = ()
+) -> tuple[int, int, int]:
+    """Segments of one video that are right, wrong and missed, for `segmental_f1`."""
+    _check(predicted, truth)
+    right = wrong = 0
+    real = [one for one in segments(truth) if one.label not in background]
+    taken = [False] * len(real)
+    for guess in segments(predicted):
+        if guess.label in background:
+            continue
+        shares = [_overlap(guess, one) if one.label == guess.label else 0.0 for one in real]
+        best = int(np.argmax(shares)) if shares else -1
+        if best >= 0 and shares[best] >= overlap and not taken[best]:
+            taken[best], right = True, right + 1
+        else:
+            wrong += 1
+    return right, wrong, taken.count(False)
 
 
 def detection_latency(predicted: Sequence[np.ndarray], truth: Sequence[np.ndarray], background: Sequence[int] = ()) -> Latency:
     """How long after its start an activity is first recognised, over all true segments of the videos' labels [T]."""
-    waits, count = [], 0
-    for ours, theirs in zip(predicted, truth, strict=True):
-        _check(ours, theirs)
-        for one in segments(theirs):
-            if one.label not in background:
-                count += 1
-                hits = np.flatnonzero(ours[one.start : one.end] == one.label)
-                waits += [int(hits[0])] if len(hits) else []
-    return Latency(len(waits) / max(count, 1), float(np.median(waits)) if waits else float("nan"))
+    waits = [detection_waits(*pair, background) for pair in zip(predicted, truth, strict=True)]
+    return latency_of(np.concatenate(waits) if waits else np.zeros(0))
+
+
+def detection_waits(predicted: np.ndarray, truth: np.ndarray, background: Sequence[int] = ()) -> np.ndarray:
+    """Frames from the start of each true segment of one video to the first right one in it; NaN where there is none."""
+    _check(predicted, truth)
+    waits = []
+    for one in segments(truth):
+        if one.label not in background:
+            hits = np.flatnonzero(predicted[one.start : one.end] == one.label)
+            waits.append(float(hits[0]) if len(hits) else np.nan)
+    return np.array(waits)
+
+
+def latency_of(waits: np.ndarray) -> Latency:
+    """The waits of segments, summed up."""
+    seen = waits[~np.isnan(waits)]
+    return Latency(len(seen) / max(len(waits), 1), float(np.median(seen)) if len(seen) else float("nan"))
 
 
 def _overlap(one: Segment, other: Segment) -> float:

@@ -106,6 +106,15 @@ class ActivityModel(HubMixin):
         self.mean.copy_(torch.from_numpy(mean))
         self.deviation.copy_(torch.from_numpy(deviation))
 
+    def compile_step(self) -> None:
+        """Have torch.compile make the memory's step."""
+        cell: Any = getattr(self.memory, "cell", None)
+        if cell is None:
+            raise OptionError(
+                f"train.compile with memory={self.config['memory']!r}: expected a TokenTuringMachine, or compile=false"
+            )
+        cell.compile(dynamic=False)
+
     def initial_state(self, rows: int) -> Any:
         """The memory's."""
         return self.memory.initial_state(rows)

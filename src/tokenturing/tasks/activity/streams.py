@@ -79,7 +79,7 @@ def folds_of(groups: Sequence[str], leave_out: int, test: str = "") -> list[list
     return [list(groups[at : at + leave_out]) for at in range(0, len(groups), leave_out)]
 
 
-def split(streams: Streams, fold: int, leave_out: int, validation: float, test: str = "") -> Split:
+def split(streams: Streams, fold: int, leave_out: int, validation: float, test: str = "", validation_groups: int = 0) -> Split:
     """The streams of a fold. The validation part is drawn from the training streams, the same for every seed and model.
 
     Args:
@@ -88,6 +88,7 @@ def split(streams: Streams, fold: int, leave_out: int, validation: float, test: 
         leave_out: groups a fold.
         validation: share of the training streams that is not trained on; one at least, unless it is 0.
         test: the group that is tested on in a data set that says so itself.
+        validation_groups: in place of that share, so many whole groups: those that follow the tested ones.
 
     Raises:
         OptionError: there is no such fold, or nothing is left to train on.
@@ -97,6 +98,8 @@ def split(streams: Streams, fold: int, leave_out: int, validation: float, test: 
         raise OptionError(f"data.fold={fold} of {len(folds)} folds: expected 0 to {len(folds) - 1}, or -1 to test on nothing")
     tested = folds[fold] if folds else []
     rest = [one for one in streams.streams if one.group not in tested]
+    if validation_groups:
+        return _by_groups(streams, tested, validation_groups)
     count = max(round(validation * len(rest)), 1) if validation else 0
     if count >= len(rest):
         raise OptionError(f"{len(rest)} streams are left to train on, and {count} of them to validate on: expected more streams")
@@ -107,6 +110,17 @@ def split(streams: Streams, fold: int, leave_out: int, validation: float, test: 
         [one for one in rest if one.name in held],
         [one for one in streams.streams if one.group in tested],
     )
+
+
+def _by_groups(streams: Streams, tested: Sequence[str], count: int) -> Split:
+    """The streams of the tested groups, those of so many groups behind them, and the others."""
+    groups = streams.groups
+    begin = groups.index(tested[-1]) + 1 if tested else 0
+    rest = [group for group in groups[begin:] + groups[:begin] if group not in tested]
+    if count >= len(rest):
+        raise OptionError(f"data.validation_groups={count} of {len(rest)} groups that are not tested: expected fewer")
+    parts = (rest[count:], rest[:count], tested)
+    return Split(*([one for one in streams.streams if one.group in part] for part in parts))
 
 
 def group_of(name: str, pattern: str) -> str:

@@ -64,6 +64,9 @@ class DataOptions:
     """groups tested in a fold"""
     validation: float = number(0.15, 0, 0.9)
     """share of the training streams that is kept for every choice, such as which weights are the best"""
+    validation_groups: int = number(0, 0)
+    """whole groups that are kept for that in place of a share of the streams: those that follow the tested ones. Streams of one
+    group may be so alike (the same people, features of one making) that some of them say too well how others will go"""
     draw: str = choice("carry", "window")
     """"carry": whole streams, the state carried from chunk to chunk; "window": chunks from anywhere, each from a fresh state"""
     last: int = number(0, 0)
@@ -140,7 +143,7 @@ class Activity(Task):
     def parts(self) -> Split:
         """The streams to train on, to validate on and to test on."""
         data = self.options.data
-        return split(self.streams, data.fold, data.leave_out, data.validation, data.test)
+        return split(self.streams, data.fold, data.leave_out, data.validation, data.test, data.validation_groups)
 
     def folds(self) -> list[str]:
         """Settings of a recipe, one for each fold."""
