@@ -56,6 +56,12 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than all else here."""
+    monkeypatch.setattr("tokenturing.cli.ablate._draw", lambda *_: None)
+
+
 def found_in(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "ablation.json").read_text())
 
@@ -176,7 +182,9 @@ def test_a_figure_that_the_evaluation_lacks_is_said() -> None:
 # --- runs
 
 
-def test_it_runs_once_and_says_what_evaluate_says(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_runs_once_and_says_what_evaluate_says(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     cli.main(["ablate", str(recipe), "--out", str(out)])
     assert "gated (the base)" in capsys.readouterr().out
@@ -194,6 +202,7 @@ def test_it_runs_once_and_says_what_evaluate_says(recipe: Path, tmp_path: Path, 
         assert png.startswith(b"\x89PNG")
         sizes[name] = int.from_bytes(png[16:20], "big")
     assert sizes["ablation"] == sizes["ablation-dark"] > 2 * sizes["ablation-narrow"]
+    monkeypatch.setattr("tokenturing.cli.ablate._draw", lambda *_: None)
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.parent.name.startswith("seed")}
     cli.main(["ablate", str(recipe), "--out", str(out)])
     assert {path: path.stat().st_mtime_ns for path in written} == written, "what has ended is not run again"
@@ -208,6 +217,7 @@ def without_times(cell: Path) -> dict[str, Any]:
     return {key: value for key, value in json.loads(cell.read_text()).items() if key != "seconds"}
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_killed_in_the_middle_it_comes_to_the_same(recipe: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     few = ["--set", "train.updates=12"]
@@ -237,6 +247,7 @@ def fail(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_that_fails_is_reported_and_the_rest_goes_on(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -262,6 +273,7 @@ def test_a_process_that_is_gone_takes_no_other_with_it(recipe: Path, tmp_path: P
     assert ended == {"base/seed-0", "write-concat/seed-0"}
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_folder_of_another_recipe_is_not_overwritten(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     cli.main(["ablate", str(recipe), "--out", str(out)])
@@ -269,6 +281,7 @@ def test_a_folder_of_another_recipe_is_not_overwritten(recipe: Path, tmp_path: P
     assert "holds a run of another recipe (train.rate=" in said
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_what_cannot_be_run_is_one_line(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no recipe" in fails(capsys, "ablate", tmp_path / "none.toml")
     assert "--jobs 0" in fails(capsys, "ablate", recipe, "--jobs", "0")
