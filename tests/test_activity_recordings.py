@@ -131,7 +131,7 @@ def test_segments_of_one_and_of_several() -> None:
 
 def test_the_command_line_labels_a_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = small("activity_watch", tmp_path / "d")
-    content["model"]["sees"] = "statistics"
+    content["model"] = {"memory": "GRU", "options": {"width": 16}, "sees": "statistics"}
     settings = {"updates": 40, "rows": 8, "steps": 8, "rate": 1e-2, "warmup": 2}
     train(parse_recipe({"task": "activity_watch", "train": settings, **content}), tmp_path / "run")
     watch = watch_content()
