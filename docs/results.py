@@ -41,6 +41,8 @@ RESULTS, NOTED = Path(__file__).with_name("results.md"), Path(__file__).with_nam
 SPEED, MEASURED = Path(__file__).with_name("speed.md"), Path(__file__).with_name("speed")
 LOADED = MEASURED / "serving"
 """what `tokenturing bench serve` wrote"""
+ACTIVITY, FOLDS = Path(__file__).with_name("activity.md"), NOTED / "activity"
+"""the page, and the table.json of `tokenturing crossvalidate` for each data set on it"""
 IMAGES = Path(__file__).with_name("images")
 START, END = "<!-- results:start -->\n", "<!-- results:end -->"
 MINUTE = round(60 / STEP_SECONDS)
@@ -48,6 +50,8 @@ LENGTHS = (1.0, 10.0, 60.0, 600.0)
 """seconds of a stream after which cost and size are drawn"""
 
 
+ACTIVITY_KINDS = ("frame accuracy", "mAP", "edit", "F1@50")
+"""of what `tokenturing evaluate` says of activity, on the page"""
 HUMAN, HUMAN_DELAY = "a human, 5 s", 5.0
 """the column about hearing a human speaker"""
 
@@ -250,6 +254,25 @@ def speed_page(text: str) -> str:
     return text
 
 
+def activity_page(text: str) -> str:
+    """docs/activity.md with the tables of docs/results/activity/*.json in their places."""
+    for file in sorted(FOLDS.glob("*.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        kinds = [kind for kind in next(iter(found.values())) if kind in ACTIVITY_KINDS]
+        lines = [_line(["recipe", "folds", *kinds]), _line(["---", *["---:"] * (len(kinds) + 1)])]
+        for name, row in sorted(found.items(), key=lambda item: -item[1][kinds[0]]["mean"]):
+            cells = [_interval(row[kind]) for kind in kinds]
+            lines.append(_line([f"`{name}`", str(row[kinds[0]]["folds"]), *cells]))
+        table = "\n".join(lines) + "\n"
+        text = filled(text, table, f"<!-- {file.stem}:start -->\n", f"<!-- {file.stem}:end -->")
+    return text
+
+
+def _interval(part: dict[str, Any]) -> str:
+    spread = "" if part["low"] is None else f" ({part['low']:.3f} to {part['high']:.3f})"
+    return f"{part['mean']:.3f}{spread}"
+
+
 if __name__ == "__main__":
     measured = figures()
     README.write_text(filled(README.read_text(encoding="utf-8"), render(measured)), encoding="utf-8")
@@ -257,9 +280,10 @@ if __name__ == "__main__":
     draw(measured)
     draw_minute()
     SPEED.write_text(speed_page(SPEED.read_text(encoding="utf-8")), encoding="utf-8")
+    ACTIVITY.write_text(activity_page(ACTIVITY.read_text(encoding="utf-8")), encoding="utf-8")
     for file in sorted(MEASURED.glob("*.json")):
         for made in bench_figures(json.loads(file.read_text(encoding="utf-8")), IMAGES):
             made.replace(IMAGES / f"{made.stem}-{file.stem}.png")
     for file in sorted(LOADED.glob("load-*.json")):
         draw_load(json.loads(file.read_text(encoding="utf-8")), IMAGES / f"serve-{file.stem}.png")
-    print(f"filled the tables of results in {README.name}, {RESULTS.name} and {SPEED.name}, and drew the figures")
+    print(f"filled the tables of {README.name}, {RESULTS.name}, {ACTIVITY.name} and {SPEED.name}, and drew the figures")

@@ -87,7 +87,7 @@ def test_all_folds_and_seeds_in_one_table(
     assert "3 folds, 2 seeds" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["crossvalidate", both[0], "--out", str(out), "--set", "train.rate=2e-2"])
-    assert "figures of another recipe" in capsys.readouterr().err
+    assert "figures of another recipe (train.rate=0.01, and now 0.02)" in capsys.readouterr().err
     for wrong in (["--folds", "7"], ["--seeds", "a"], ["--seeds", "1,1"]):
         with pytest.raises(SystemExit):
             main(["crossvalidate", both[0], "--out", str(out), *wrong])

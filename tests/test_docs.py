@@ -151,6 +151,8 @@ def test_tables_of_speed_are_what_was_measured():
     text = made.SPEED.read_text(encoding="utf-8")
     assert len(list(made.MEASURED.glob("*.json"))) >= 4
     assert made.speed_page(text) == text, "fill it in with: make results"
+    page = made.ACTIVITY.read_text(encoding="utf-8")
+    assert made.activity_page(page) == page, "fill it in with: make results"
 
 
 def test_table_has_mean_and_worst_kind():

@@ -84,7 +84,8 @@ def show(table: "dict[str, dict[str, Spread]]") -> None:
     shown.add_column("")
     for name, of_recipe in table.items():
         any_of_it = next(iter(of_recipe.values()))
-        shown.add_column(f"{name}\n{any_of_it.folds} folds, {any_of_it.seeds} seeds", justify="right")
+        head = f"{name}\n{any_of_it.folds} folds, {any_of_it.seeds} seeds"
+        shown.add_column(head, justify="right", overflow="fold")
     for kind in dict.fromkeys(kind for of_recipe in table.values() for kind in of_recipe):
         shown.add_row(kind, *(_cell(of_recipe.get(kind)) for of_recipe in table.values()))
     Console().print(shown)

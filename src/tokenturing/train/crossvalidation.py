@@ -13,11 +13,12 @@ from tokenturing.files import read_json, write_file
 from tokenturing.tasks.contract import Report
 from tokenturing.train.loop import train
 from tokenturing.train.recipe import Recipe, load_recipe
+from tokenturing.train.resume import flat
 
 FIGURES = "figures.json"
 """in a run's folder, once it was tested"""
-NO_MATTER = ("threads", "save_every")
-"""of [train]"""
+NO_MATTER = ("train.threads", "train.save_every")
+"""to its figures"""
 
 
 class Run(NamedTuple):
@@ -80,9 +81,11 @@ def finished(run: Run) -> list[Figure] | None:
     if not file.exists():
         return None
     content = read_json(file)
-    if _deciding(content.get("recipe")) != _deciding(run.recipe.to_json()):
+    ours, theirs = _deciding(run.recipe.to_json()), _deciding(content.get("recipe"))
+    if changed := [key for key in (*ours, *theirs) if ours.get(key) != theirs.get(key)]:
         raise OptionError(
-            f"{run.folder} holds figures of another recipe than {run.name} is now: choose another --out, or delete it"
+            f"{run.folder} holds figures of another recipe ({changed[0]}={theirs.get(changed[0])!r}, and now "
+            f"{ours.get(changed[0])!r}): choose another --out, or delete it"
         )
     try:
         return [Figure.from_json(row) for row in content["figures"]]
@@ -90,11 +93,9 @@ def finished(run: Run) -> list[Figure] | None:
         raise CheckpointError(f"{file} holds no figures ({error}): delete it, and the run is tested anew") from None
 
 
-def _deciding(recipe: Any) -> Any:
-    """What of a recipe decides its figures."""
-    if not isinstance(recipe, dict) or not isinstance(recipe.get("train"), dict):
-        return recipe
-    return recipe | {"train": {key: value for key, value in recipe["train"].items() if key not in NO_MATTER}}
+def _deciding(recipe: Any) -> dict[str, Any]:
+    """What of a recipe decides its figures, by dotted keys."""
+    return {key: value for key, value in flat(recipe if isinstance(recipe, dict) else {}) if key not in NO_MATTER}
 
 
 def pooled(found: Sequence[tuple[Run, Sequence[Figure]]]) -> dict[str, dict[str, Spread]]:

@@ -103,13 +103,13 @@ def check_start(ours: str | None, theirs: str | None, folder: Path) -> None:
 
 def lasting(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe by dotted keys, without what may change between a run's parts."""
-    flat = dict(_flat(recipe))
-    return {key: value for key, value in flat.items() if key not in [f"train.{name}" for name in MAY_CHANGE]}
+    return {key: value for key, value in flat(recipe) if key not in [f"train.{name}" for name in MAY_CHANGE]}
 
 
-def _flat(recipe: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(recipe: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Its values by dotted keys."""
     for key, value in recipe.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

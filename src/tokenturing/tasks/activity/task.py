@@ -119,7 +119,6 @@ class Activity(Task):
     """
 
     Config: ClassVar[type] = ActivityOptions
-    extras: ClassVar[tuple[str, ...]] = ("tasks",)
 
     def __init__(self, options: Any = None, seed: int = 0, report: Report | None = None):
         self.options: Any = options or self.Config()
