@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,14 @@ def test_the_command_line_labels_a_recording(tmp_path: Path, capsys: pytest.Capt
     for wrong in (["r.mp4", "--json", "x"], ["r.csv"]):
         with pytest.raises(SystemExit):
             main(["stream", str(tmp_path / "run"), str(tmp_path / wrong[0]), *wrong[1:]])
+
+
+def test_the_shipped_weights_do_what_they_say(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """On people that they were not trained on."""
+    if find_spec("seglearn") is None:
+        pytest.skip("seglearn is not installed")
+    main(["evaluate", "activity-watch", "--resamples", "0", "--json", str(tmp_path / "found.json")])
+    found = {row["kind"]: row["value"] for row in json.loads((tmp_path / "found.json").read_text())}
+    noted = {row["kind"]: row["value"] for row in tt.load("activity-watch").notes["figures"]}
+    assert found["frame accuracy"] == pytest.approx(noted["frame accuracy"], abs=0.005)
+    assert noted["frame accuracy"] > 0.75
