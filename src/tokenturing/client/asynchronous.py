@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
-from urllib.parse import urlsplit
 
-from tokenturing.client.results import ServerError, frame, server_error
+import msgspec
+
+from tokenturing.client.options import address, headers, seconds
+from tokenturing.client.results import ServerError, closed, frame, server_error
 from tokenturing.client.session import AGAIN_SECONDS, AsyncSession, keep
-from tokenturing.errors import OptionError
+from tokenturing.errors import in_words
 from tokenturing.extras import require
 from tokenturing.serve import messages as say
 
@@ -19,20 +21,14 @@ RECONNECT_SECONDS = 60.0
 """in which to reach a server again that is away"""
 WAITS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)
 """seconds before each try; the last one ever after"""
+WELCOME_SECONDS = 10.0
+"""for a peer to accept a connection and to say who it is"""
+FINAL = ("refused", "version")
+"""codes of a peer that will not say anything else when it is asked again"""
 
 
 async def connect_async(url: str, *, token: str | None = None, reconnect: float = RECONNECT_SECONDS) -> "AsyncClient":
-    """Connect to a server.
-
-    Args:
-        url: such as "http://127.0.0.1:8080".
-        token: one of the server's --token-file.
-        reconnect: seconds in which to reach the server again after the connection was lost; 0: not at all.
-
-    Raises:
-        OSError: it cannot be reached.
-        ServerError: it refuses.
-    """
+    """`connect` for asyncio: the same arguments, and the same errors."""
     require("client")
     client = AsyncClient(url, token, reconnect)
     await client._connect()
@@ -48,12 +44,7 @@ class AsyncClient:
     """the name of the server process"""
 
     def __init__(self, url: str, token: str | None, reconnect: float):
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https", "ws", "wss") or not parts.netloc:
-            raise OptionError(f"{url!r} is no address of a server: expected one such as http://127.0.0.1:8080")
-        scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-        self.url = f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}/v1/connect"
-        self._token, self._reconnect = token, reconnect
+        self.url, self._headers, self._reconnect = address(url), headers(token), seconds("reconnect", reconnect)
         self._sessions: dict[str, AsyncSession] = {}
         self._requests: dict[int, _Request] = {}
         self._numbers = itertools.count(1)
@@ -75,9 +66,16 @@ class AsyncClient:
         if self._reader:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
+        self._fail(closed())
         if self._socket is not None:
             await self._socket.close()
-        self._fail(ServerError("closed", "this client was closed"))
+
+    def _check(self, lost: Exception | None = None) -> None:
+        """Raise what is in the way of asking anything; `lost` is what became of the session."""
+        if self._closed:
+            raise closed()
+        if error := lost or self._failure:
+            raise error
 
     async def open(
         self, model: str = "", *, kind: str = "inputs", session: str | None = None, secret: str | None = None
@@ -112,8 +110,7 @@ class AsyncClient:
 
     async def _request(self, build: Callable[[int], Any]) -> Any:
         """Send a message that has a number of its own -> the reply."""
-        if self._failure:
-            raise self._failure
+        self._check()
         number = next(self._numbers)
         future = asyncio.get_running_loop().create_future()
         message = build(number)
@@ -133,67 +130,101 @@ class AsyncClient:
             with suppress(ConnectionClosed):
                 await self._socket.send(say.encode(message))
 
-    async def _connect(self) -> None:
-        from websockets.asyncio.client import connect
-        from websockets.exceptions import InvalidStatus
+    async def _connect(self, within: float = WELCOME_SECONDS) -> None:
+        """A new connection.
 
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        Raises:
+            OSError: nobody is there, or nobody says anything for so many seconds.
+            ServerError: somebody is, but it refuses, or is no server of ours.
+        """
         try:
-            self._socket = await connect(self.url, additional_headers=headers, max_size=None, compression=None)
-        except InvalidStatus as error:
-            body = error.response.body.decode(errors="replace")[:300]
-            code = "refused" if error.response.status_code < 500 else "full"
-            raise ServerError(code, f"{self.url} refuses ({error.response.status_code}): {body}") from None
-        welcome = say.decode_reply(await self._socket.recv())
-        if not isinstance(welcome, say.Welcome) or welcome.version != say.VERSION:
-            raise ServerError("version", f"{self.url} speaks another version: expected {say.VERSION}")
+            async with asyncio.timeout(within):
+                socket, welcome = await self._greeted()
+        except TimeoutError:
+            raise TimeoutError(f"{self.url} did not answer within {within:.3g} s") from None
         self.models, self.window, self.worker = welcome.models, welcome.window, welcome.worker
         self.durable, self._largest = welcome.durability == "step", welcome.largest
+        self._socket = socket
         self._connected.set()
         if self._reader is None:
             self._reader = asyncio.create_task(self._read())
 
+    async def _greeted(self) -> tuple[Any, say.Welcome]:
+        from websockets.asyncio.client import connect
+        from websockets.exceptions import InvalidStatus, WebSocketException
+
+        socket: Any = None
+        try:
+            socket = await connect(self.url, additional_headers=self._headers, max_size=None, compression=None, open_timeout=None)
+            return socket, self._welcome(say.decode_reply(await socket.recv()))
+        except BaseException as error:
+            if socket is not None:
+                socket.transport.abort()
+            if isinstance(error, InvalidStatus):
+                body = (error.response.body or b"").decode(errors="replace")[:300]
+                code = "refused" if error.response.status_code < 500 else "full"
+                raise ServerError(code, f"{self.url} refuses ({error.response.status_code}): {body}") from None
+            if isinstance(error, WebSocketException | EOFError | msgspec.MsgspecError | UnicodeError):
+                raise self._foreign(error) from None
+            raise
+
+    def _welcome(self, reply: Any) -> say.Welcome:
+        if isinstance(reply, say.Error):
+            raise server_error(reply)
+        if not isinstance(reply, say.Welcome) or reply.version != say.VERSION:
+            raise ServerError("version", f"{self.url} speaks another version: expected {say.VERSION}")
+        return reply
+
+    def _foreign(self, error: BaseException) -> ServerError:
+        return ServerError(
+            "foreign", f"{self.url} is no server of sessions ({in_words(error)}): expected one of `tokenturing serve`"
+        )
+
     async def _read(self) -> None:
+        """Take what comes, over as many connections as it takes; whoever waits for a reply must not wait for ever."""
         from websockets.exceptions import ConnectionClosed
 
-        while not self._closed:
-            try:
-                async for data in self._socket:
-                    await self._handle(say.decode_reply(data))
-            except (ConnectionClosed, OSError):
-                pass
-            except Exception as error:  # whoever waits for a reply must not wait for ever
-                self._fail(error)
-                raise
+        try:
+            tries, end = 0, 0.0
+            while not self._closed:
+                good, since = False, time.monotonic()
+                with suppress(ConnectionClosed, OSError):
+                    async for data in self._socket:
+                        await self._handle(say.decode_reply(data))
+                        good = True
+                self._connected.clear()
+                now = time.monotonic()
+                if good or not tries or now - since >= min(self._reconnect, WELCOME_SECONDS):
+                    tries, end = 0, now + self._reconnect  # else it greets and breaks off at once: the same loss goes on
+                if not self._closed:
+                    tries = await self._connect_again(tries, end)
+        except Exception as error:
             self._connected.clear()
-            if self._closed:
-                return
-            try:
-                await self._connect_again()
-            except (OSError, ServerError) as error:
-                self._fail(error)
-                return
+            self._socket.transport.abort()
+            self._fail(error if isinstance(error, ServerError) else self._foreign(error))
 
-    async def _connect_again(self) -> None:
-        end = time.monotonic() + self._reconnect
-        for tries in itertools.count():
+    async def _connect_again(self, tries: int, end: float) -> int:
+        """After so many tries, until then by time.monotonic -> how many it took."""
+        last = ""
+        while True:
             wait = WAITS[min(tries, len(WAITS) - 1)]
-            if self._reconnect <= 0 or time.monotonic() + wait > end:
-                raise ServerError("away", f"{self.url} could not be reached again for {self._reconnect:g} s")
+            tries += 1
+            if (left := end - time.monotonic() - wait) <= 0:
+                raise ServerError("away", f"{self.url} could not be reached again for {self._reconnect:g} s{last}")
             await asyncio.sleep(wait)
             try:
-                await self._connect()
+                await self._connect(min(left, WELCOME_SECONDS))
                 break
-            except ServerError as error:
-                if error.code != "full":
+            except (OSError, ServerError) as error:
+                if isinstance(error, ServerError) and error.code in FINAL:
                     raise
-            except (TimeoutError, OSError, EOFError, _handshake_error()):
-                continue
+                last = f" ({in_words(error)})"
         for session in list(self._sessions.values()):
             session._reattach()
         for message in [one.message for one in self._requests.values()]:
             if getattr(message, "session", None) not in self._sessions or isinstance(message, say.Attach):
                 await self._send(message)
+        return tries
 
     async def _handle(self, reply: Any) -> None:
         request, name = getattr(reply, "request", None), getattr(reply, "session", None)
@@ -236,9 +267,3 @@ class _Request(NamedTuple):
     future: asyncio.Future
     began: float
     """by the clock of time.monotonic"""
-
-
-def _handshake_error() -> type[Exception]:
-    from websockets.exceptions import WebSocketException
-
-    return WebSocketException

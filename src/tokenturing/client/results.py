@@ -14,7 +14,13 @@ class ServerError(TokenTuringError):
     """The server could not do what was asked, and changed nothing.
 
     Attributes:
-        code: for programs, such as "bad_input"; see /schema.json.
+        code: for programs, such as "bad_input". Those of the server are at `Error` in its /schema.json; of the client are
+            "refused": the server wants a token, or this host or path is not served there;
+            "version": it speaks another version of the protocol;
+            "foreign": what answers at this address is no server of sessions;
+            "away": the connection was lost, and could not be made again for `reconnect` seconds;
+            "closed": this client was closed;
+            "too_large": a message has more bytes than the server takes. It was not sent.
     """
 
     def __init__(self, code: str, message: str):
@@ -24,6 +30,11 @@ class ServerError(TokenTuringError):
 
 class SessionLostError(ServerError):
     """This connection holds the session no more: another one attached to it, or it expired."""
+
+
+def closed() -> ServerError:
+    """What is said of all that is asked of a client that was closed."""
+    return ServerError("closed", "this client was closed: connect again, and attach to the session")
 
 
 class StepResult(NamedTuple):

@@ -5,7 +5,7 @@ import itertools
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -77,16 +77,21 @@ class AsyncSession:
 
         Raises:
             ServerError: the inputs do not fit; nothing was changed.
+            TypeError: an input came twice.
         """
         return await (await self.send(inputs, **named))
 
     async def send(self, inputs: Any = None, /, **named: Any) -> "asyncio.Future[StepResult]":
         """The same without waiting for the reply, which the future will have. It waits while too many are on their way."""
-        values = to_values(self._named(inputs) | named)
+        self._client._check(self._lost)
+        first = self._named(inputs)
+        if twice := sorted(first.keys() & named.keys()):
+            raise TypeError(f"the input {twice[0]!r} came twice, by its place and by its name: expected it once")
+        values = to_values(first | named)
         return await self._submit(lambda seq: say.Step(self.id, seq, values))
 
     def _named(self, inputs: Any) -> dict[str, Any]:
-        if inputs is None or isinstance(inputs, dict):
+        if inputs is None or isinstance(inputs, Mapping):
             return dict(inputs or {})
         about = next(model for model in self._client.models if model.name == self.model)
         return {next(iter(about.inputs)): inputs}
@@ -124,13 +129,11 @@ class AsyncSession:
 
     async def _request(self, build: Callable[[int], Any]) -> Any:
         """After all inputs before it: what is asked is asked of what was sent."""
-        if self._lost:
-            raise self._lost
+        self._client._check(self._lost)
         for future in [one.future for one in self._pending() if one.future]:
             with suppress(Exception):
                 await asyncio.shield(future)
-        if self._lost:
-            raise self._lost
+        self._client._check(self._lost)
         return await self._client._request(build)
 
     def _pending(self) -> Iterator[_Input]:
@@ -140,8 +143,7 @@ class AsyncSession:
         while len(self._unsent) >= self._client.window and not self._lost:
             self._room.clear()
             await self._room.wait()
-        if self._lost:
-            raise self._lost
+        self._client._check(self._lost)
         frame(build(say.NUMBERS[-1]), self._client._largest)
         future = asyncio.get_running_loop().create_future()
         self._unsent.append(_Input(build, future))

@@ -4,10 +4,11 @@ import asyncio
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Self, TypeVar
 
 from tokenturing.client.asynchronous import RECONNECT_SECONDS, AsyncClient, AsyncSession, connect_async
-from tokenturing.client.results import StepResult
+from tokenturing.client.results import ServerError, StepResult, closed
 from tokenturing.serve import messages as say
 
 Result = TypeVar("Result")
@@ -23,7 +24,8 @@ def connect(url: str, *, token: str | None = None, reconnect: float = RECONNECT_
 
     Raises:
         OSError: it cannot be reached.
-        ServerError: it refuses.
+        ServerError: it refuses, or what is there is no server of sessions.
+        OptionError: an argument is no address, token or number of seconds.
     """
     loop = _Loop()
     try:
@@ -37,22 +39,30 @@ class _Loop:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tokenturing client", daemon=True)
+        self._lock = threading.Lock()
+        self.stopped = False
         self._thread.start()
 
     def begin(self, work: Coroutine[Any, Any, Result]) -> "Future[Result]":
-        if not self._thread.is_alive():
-            work.close()
-            raise RuntimeError("this client was closed")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._lock:
+            if not self.stopped:
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        work.close()
+        raise closed()
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         return self.begin(work).result()
 
     def stop(self) -> None:
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+        with self._lock:
+            if self.stopped:
+                return
+            self.stopped = True
+            rest = asyncio.run_coroutine_threadsafe(_finish(), self._loop)
+        rest.result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
 
 class Client:
@@ -79,8 +89,9 @@ class Client:
 
     def close(self) -> None:
         """Let go of the connection; sessions stay on the server."""
-        if self._loop._thread.is_alive():
-            self._loop.run(self._client.close())
+        if not self._loop.stopped:
+            with suppress(ServerError):  # another thread was faster
+                self._loop.run(self._client.close())
             self._loop.stop()
 
     def open(self, model: str = "", *, kind: str = "inputs", session: str | None = None, secret: str | None = None) -> "Session":
@@ -162,3 +173,12 @@ class Session:
 
 async def _result(future: "asyncio.Future[Result]") -> Result:
     return await future
+
+
+async def _finish() -> None:
+    """Let other threads have what they wait for: a loop that stands still answers nobody."""
+    if rest := asyncio.all_tasks() - {asyncio.current_task()}:
+        _, late = await asyncio.wait(rest, timeout=1.0)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
