@@ -1,18 +1,28 @@
-"""Real server processes for tests, and a small model for them to serve."""
+"""Real servers for tests, as processes and in a thread of this one, and a small model for them to serve."""
 
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import tokenturing as tt
+from tokenturing.export import eager
+from tokenturing.serve.app import app
+from tokenturing.serve.engine import Engine
+from tokenturing.serve.limits import Limits
+from tokenturing.serve.run import bind
+from tokenturing.serve.served import Served
+from tokenturing.serve.socket import Socket
+from tokenturing.serve.store import open_store
 
 WIDTH, TOKENS = 16, 3
 START_SECONDS = 120
@@ -75,3 +85,25 @@ def serving(*arguments: str, log: Path, port: int = 0) -> Iterator[Server]:
     finally:
         server.end()
     assert "Traceback" not in server.text(), server.text()
+
+
+def small_engine(folder: Path, store: Path, **limits: Any) -> Engine:
+    """The heart of a server of the model in `folder`, which is called "m"."""
+    allowed = Limits(**limits)
+    return Engine({"m": Served("m", eager(tt.load(folder)))}, open_store(f"sqlite:{store}", allowed.window), allowed)
+
+
+@contextmanager
+def serving_here(engine: Engine) -> Iterator[str]:
+    """A server in a thread while the block runs -> its address. It begins within milliseconds, and cannot be killed."""
+    import uvicorn
+
+    listening = bind("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app(engine), ws=Socket, log_config=None, lifespan="on", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()

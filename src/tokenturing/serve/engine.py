@@ -26,7 +26,7 @@ from tokenturing.serve.files import from_file, to_file
 from tokenturing.serve.limits import Limits
 from tokenturing.serve.messages import ProtocolError
 from tokenturing.serve.metrics import Metrics
-from tokenturing.serve.replies import LONGEST_NAME, about, bug, error_message, hashed, opened, unknown
+from tokenturing.serve.replies import LONGEST_NAME, about, bug, error_message, hashed, moved, opened, unknown
 from tokenturing.serve.seats import Job, Listener, Seat, Seats, Work
 from tokenturing.serve.served import Served, Stream, dump
 from tokenturing.serve.store import FIRST, Change, MarkBytes, Record, Store, StoreError, pack, unpack_mark
@@ -87,8 +87,7 @@ class Engine:
         while time.monotonic() < end and any(seat.busy for seat in self.seats.values()):
             await asyncio.sleep(0.01)
         if self.limits.interval is not None:
-            with suppress(StoreError):
-                await self.flush()
+            await self._flush_if_possible()
         for task in [*self._tasks, *self._others]:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._others, return_exceptions=True)
@@ -165,7 +164,7 @@ class Engine:
         seat = self.seats.get(message.session)
         if seat is None or seat.fence != claim.fence:
             if seat:
-                self.seats.drop(seat, "another worker had it meanwhile")
+                self.seats.drop(seat, "another worker had it meanwhile", listener)
             seat = self.seats[message.session] = Seat(msgspec.structs.replace(claim.record, state=b""), claim.fence)
         if seat.listener is not listener:
             self.seats.hand_over(seat, listener)
@@ -234,11 +233,12 @@ class Engine:
         """How many sessions there are; it needs the store."""
         return await self._in(self._read, self.store.count)
 
-    async def delete(self, session: str) -> None:
-        """Forget a session."""
+    async def delete(self, session: str, listener: Listener | None = None) -> None:
+        """Forget a session, which `listener` has asked for."""
+        found = await self._in(self._write, self.store.delete, session)
         if seat := self.seats.get(session):
-            self.seats.drop(seat, "it was closed")
-        if not await self._in(self._write, self.store.delete, session):
+            self.seats.drop(seat, "it was closed", listener)
+        if not found:
             raise unknown(session)
 
     def submit(self, seat: Seat, job: Job) -> None:
@@ -256,8 +256,20 @@ class Engine:
         seat.queue.append(job)
         self._next(seat)
 
-    def detach(self, seat: Seat, listener: Listener) -> None:
-        """The connection is gone, or wants to hear no more of this session."""
+    async def detach(self, seat: Seat, listener: Listener) -> None:
+        """The connection wants to hear no more of this session, of which all is written first: it may go on at another server."""
+        if seat.dirty_since is not None:
+            await self.flush()
+        self._let_go(seat, listener)
+
+    def vanished(self, seats: Sequence[Seat], listener: Listener) -> None:
+        """The connection that held these sessions is gone; it may come back at another server."""
+        for seat in seats:
+            self._let_go(seat, listener)
+        if any(seat.dirty_since is not None for seat in seats):
+            self._spawn(self._flush_if_possible())
+
+    def _let_go(self, seat: Seat, listener: Listener) -> None:
         if seat.listener is listener:
             seat.listener = None
         self.seats.forget_if_unused(seat)
@@ -449,6 +461,9 @@ class Engine:
                     await self._commit_now([], new)
                 await self._room.wait()
                 for work in works:
+                    if work.seat.gone:  # another server has it, so that this would never be written
+                        self._refuse(work)
+                        continue
                     self._acknowledge(work)
                     self._make_dirty(work)
 
@@ -475,10 +490,14 @@ class Engine:
                 done.set_result(record.session not in lost)
         for work in works:
             if work.seat.record.session in lost:
-                work.reply, work.encoded = error_message(self._moved(work.seat), work.job.message), b""
-                self._finish(work)
+                self._refuse(work)
             else:
                 self._acknowledge(work)
+
+    def _refuse(self, work: Work) -> None:
+        """What was computed is nothing, since the session is not held here any more."""
+        work.reply, work.encoded = error_message(self._moved(work.seat), work.job.message), b""
+        self._finish(work)
 
     def _acknowledge(self, work: Work) -> None:
         assert work.record is not None
@@ -499,8 +518,6 @@ class Engine:
     def _make_dirty(self, work: Work) -> None:
         assert work.record is not None
         seat = work.seat
-        if seat.gone:
-            return
         seat.replies[work.record.seq] = work.encoded
         seat.replies.pop(work.record.seq - self.limits.window, None)
         seat.marks.update(work.marks)
@@ -522,6 +539,10 @@ class Engine:
                 self._store_error = error
             finally:
                 self._room.set()
+
+    async def _flush_if_possible(self) -> None:
+        with suppress(StoreError):  # else the next one does it
+            await self.flush()
 
     async def flush(self) -> None:
         """Write all that is acknowledged and not yet on the disk."""
@@ -567,9 +588,7 @@ class Engine:
 
     def _moved(self, seat: Seat) -> ProtocolError:
         self.seats.drop(seat, "another worker has it now")
-        return ProtocolError(
-            "moved", "another worker has this session now: attach to it again, and send what was not acknowledged", retry=True
-        )
+        return moved(seat.gone)
 
     def _served(self, name: str) -> Served:
         if not name and len(self.models) == 1:

@@ -25,6 +25,7 @@ Code = Literal[
     "gap",
     "too_old",
     "too_fast",
+    "too_large",
     "full",
     "unknown_mark",
     "too_many_marks",

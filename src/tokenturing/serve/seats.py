@@ -10,9 +10,9 @@ import msgspec
 
 from tokenturing.serve import messages as say
 from tokenturing.serve.limits import Limits
-from tokenturing.serve.messages import Message, ProtocolError
+from tokenturing.serve.messages import Message
 from tokenturing.serve.metrics import Metrics
-from tokenturing.serve.replies import error_message
+from tokenturing.serve.replies import error_message, moved
 from tokenturing.serve.served import Served, Stream
 from tokenturing.serve.store import Record
 
@@ -123,8 +123,14 @@ class Seats(dict[str, Seat]):
         if not used and self.get(session) is seat:
             del self[session]
 
-    def drop(self, seat: Seat, why: str) -> None:
-        """This process holds the session no more."""
+    def drop(self, seat: Seat, why: str, knows: Listener | None = None) -> None:
+        """This process holds the session no more.
+
+        Args:
+            seat: of the session.
+            why: for whoever held it.
+            knows: who needs not be told, having asked for it.
+        """
         session = seat.record.session
         if seat.gone:
             return
@@ -133,7 +139,7 @@ class Seats(dict[str, Seat]):
             del self[session]
         self.awake.pop(session, None)
         self.dirty.pop(session, None)
-        if seat.listener is not None:
+        if seat.listener is not None and seat.listener is not knows:
             seat.listener.send(say.Gone(session, why))
         self._clear_line(seat, why)
 
@@ -145,7 +151,7 @@ class Seats(dict[str, Seat]):
         self._clear_line(seat, "another connection attached to it")
 
     def _clear_line(self, seat: Seat, why: str) -> None:
-        error = ProtocolError("moved", f"this connection holds the session no more, {why}: attach to it again", retry=True)
+        error = moved(why)
         while seat.queue:
             job = seat.queue.popleft()
             job.listener.send(error_message(error, job.message))
