@@ -49,7 +49,7 @@ def serve(
         host: the address to listen at; 127.0.0.1 is this machine alone, 0.0.0.0 all networks.
         port: 0: any that is free.
         store: sqlite:PATH, or redis://HOST:PORT/NUMBER, which servers on several machines can share.
-        token_file: clients must send one of the tokens in this file, one a line.
+        token_file: clients must send one of the tokens in this file, one a line, of 16 characters or more.
         origin: a page of this origin, such as https://example.org, may connect too.
         allow_host: a name under which this server is called, such as the one of a proxy; default: localhost where it listens on
             this machine alone, and else any.
@@ -87,6 +87,7 @@ def serve(
     )
     tokens = read_tokens(Path(token_file)) if token_file else []
     hosts = list(allow_host) or (["localhost", "127.0.0.1", "::1"] if _is_local(host) else None)
+    access = Access(tokens, origin, hosts)
     models = {}
     for text in checkpoints:
         name, place = named(text)
@@ -95,7 +96,7 @@ def serve(
         models[name] = load_served(name, place, exact=exact, threads=threads)
     listening = bind(host, port)
     sessions = open_store(store, window)
-    if limits.interval is None and getattr(sessions, "on_disk", lambda: True)() is False:
+    if getattr(sessions, "on_disk", lambda: True)() is False:
         print("warning: this Redis may lose what it has acknowledged: set appendonly yes, appendfsync always", file=sys.stderr)
     engine = Engine(models, sessions, limits)
     address = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
@@ -108,7 +109,7 @@ def serve(
             print(f"a page to talk to it: http://{address}/", flush=True)
 
     page = page_of(models)
-    run(engine, listening, Access(tokens, origin, hosts), page, say_ready)
+    run(engine, listening, access, page, say_ready)
 
 
 def named(text: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
 import tokenturing
-from tokenturing.errors import TokenTuringError
+from tokenturing.errors import OptionError, TokenTuringError
 from tokenturing.serve import messages as say
 from tokenturing.serve.connection import Connection
 from tokenturing.serve.engine import Engine
@@ -32,6 +32,7 @@ STATUS = {
     "unknown_session": 404,
     "unknown_model": 404,
     "wrong_secret": 403,
+    "too_big": 413,
     "other_model": 409,
     "exists": 409,
     "full": 429,
@@ -40,6 +41,7 @@ STATUS = {
     "draining": 503,
     "internal": 500,
 }
+CREATED = 201
 PAGE_OF_SESSIONS = 100
 POLICY, TRY_LATER = 1008, 1013
 
@@ -55,7 +57,13 @@ class Access:
     """
 
     def __init__(self, tokens: Sequence[str] = (), origins: Sequence[str] = (), hosts: Sequence[str] | None = None):
-        self.tokens, self.origins, self.hosts = [token.encode() for token in tokens], set(origins), hosts
+        for origin in origins:
+            parts = urlsplit(origin)
+            if not parts.scheme or not parts.netloc or parts.path.strip("/") or parts.query:
+                raise OptionError(f"--origin {origin}: expected scheme and host of a page's address, such as https://example.org")
+        self.tokens = [token.encode() for token in tokens]
+        self.origins = {origin.rstrip("/").lower() for origin in origins}
+        self.hosts = None if hosts is None else [host.lower() for host in hosts]
 
     def refusal(self, headers: Headers, *, token: bool = True) -> tuple[int, str] | None:
         """Why a request is refused, with an HTTP status; None: it is not."""
@@ -64,18 +72,24 @@ class Access:
         if self.hosts is not None and name not in self.hosts:
             return 421, f"this server is not called {name[:100]!r}: expected {', '.join(self.hosts)}; see --allow-host"
         origin = headers.get("origin")
-        if origin is not None and origin not in self.origins and urlsplit(origin).netloc != host:
+        if origin is not None and origin.lower() not in self.origins and urlsplit(origin).netloc.lower() != host.lower():
             return 403, f"pages of {origin[:100]} may not connect: see --origin"
-        if token and self.tokens and not self._has_token(headers):
-            return 401, "a token is needed: send it as 'Authorization: Bearer TOKEN'"
+        sent = _token(headers)
+        if token and self.tokens and not any([hmac.compare_digest(sent, one) for one in self.tokens]):
+            what = "the token that was sent is none of this server's" if sent else "a token is needed"
+            return 401, f"{what}: send it as 'Authorization: Bearer TOKEN'"
         return None
 
-    def _has_token(self, headers: Headers) -> bool:
-        sent = headers.get("authorization", "").removeprefix("Bearer ").encode()
-        for part in headers.get("sec-websocket-protocol", "").split(","):
-            if part.strip().startswith(BEARER):
-                sent = part.strip().removeprefix(BEARER).encode()
-        return any([hmac.compare_digest(sent, token) for token in self.tokens])
+
+def _token(headers: Headers) -> bytes:
+    """What a request was sent with; empty: nothing."""
+    scheme, _, sent = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        sent = ""
+    for part in headers.get("sec-websocket-protocol", "").split(","):
+        if part.strip().startswith(BEARER):
+            sent = part.strip().removeprefix(BEARER)
+    return sent.strip().encode()
 
 
 def app(engine: Engine, access: Access | None = None, page: Path | None = None) -> Starlette:
@@ -202,9 +216,12 @@ class Http:
             path: {
                 method.lower(): {
                     "summary": what,
-                    "responses": {"200": {"description": "done"}, "default": {"description": "an error"}},
+                    "responses": {
+                        str(CREATED if handler == self.take_in else 200): {"description": "done"},
+                        "default": {"description": "an error"},
+                    },
                 }
-                for method, (_, what) in handlers.items()
+                for method, (handler, what) in handlers.items()
             }
             for path, (handlers, _) in self.table().items()
         }
@@ -229,7 +246,7 @@ class Http:
         data = await _body(request, self.engine.limits.message_bytes)
         message = say.Import(0, data, request.query_params.get("model", ""))
         record, secret = await self.engine.take_in(message, None)
-        return JSONResponse({"session": record.session, "secret": secret, "steps": record.steps}, 201)
+        return JSONResponse({"session": record.session, "secret": secret, "steps": record.steps}, CREATED)
 
     async def inspect(self, request: Request) -> Response:
         return JSONResponse(await self.engine.inspect(*_session(request)))
@@ -273,5 +290,5 @@ async def _body(request: Request, largest: int) -> bytes:
     async for part in request.stream():
         data += part
         if len(data) > largest:
-            raise ProtocolError("bad_message", f"the body has more than {largest} bytes")
+            raise ProtocolError("too_big", f"the body has more than {largest} bytes: see --max-message")
     return bytes(data)

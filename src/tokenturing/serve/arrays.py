@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from tokenturing.errors import ShapeError
 
-KINDS = {"bool": "b", "float32": "f", "float64": "f", "int64": "i", "int32": "i", "int16": "i", "uint8": "u"}
+KINDS = {"bool": "b", "float16": "f", "float32": "f", "float64": "f", "int64": "i", "int32": "i", "int16": "i", "uint8": "u"}
 """the types of arrays that may be sent"""
 _SENT = {name: np.dtype(name).newbyteorder("<") for name in KINDS}
 _NAMES = {np.dtype(name): name for name in KINDS}  # a type's own name takes as long as to send it

@@ -155,7 +155,7 @@ class Connection:
                 case say.Close():
                     self._seat(message.session)
                     self._held.pop(message.session)
-                    await self.engine.delete(message.session)
+                    await self.engine.delete(message.session, self)
                     self.send(say.Gone(message.session, "closed", message.request))
                 case _:
                     self.engine.submit(self._seat(message.session), Job(message, self))

@@ -234,9 +234,11 @@ class Engine:
         """How many sessions there are; it needs the store."""
         return await self._in(self._read, self.store.count)
 
-    async def delete(self, session: str) -> None:
-        """Forget a session."""
+    async def delete(self, session: str, asked_by: Listener | None = None) -> None:
+        """Forget a session; who holds it is told, unless it asked for this."""
         if seat := self.seats.get(session):
+            if seat.listener is asked_by:
+                seat.listener = None
             self.seats.drop(seat, "it was closed")
         if not await self._in(self._write, self.store.delete, session):
             raise unknown(session)

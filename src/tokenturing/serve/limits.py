@@ -4,6 +4,17 @@ from dataclasses import dataclass
 
 from tokenturing.errors import OptionError
 
+FLAGS = {
+    "batch": "--batch",
+    "window": "--window",
+    "resident": "--resident",
+    "sessions": "--max-sessions",
+    "message_bytes": "--max-message",
+    "idle_seconds": "--idle",
+    "total_seconds": "--total",
+}
+"""of `tokenturing serve`"""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -39,7 +50,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value is not None and not value > 0:
-                raise OptionError(f"{name}={value}: expected a number above 0")
+                raise OptionError(f"{FLAGS.get(name, name)} {value}: expected a number above 0")
 
     @property
     def durability(self) -> str:

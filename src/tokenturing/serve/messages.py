@@ -17,6 +17,7 @@ VERSION = 1
 Code = Literal[
     "bad_message",
     "bad_input",
+    "too_big",
     "unknown_model",
     "unknown_session",
     "wrong_secret",

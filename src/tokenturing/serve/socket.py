@@ -29,3 +29,5 @@ class Socket(WebSocketsSansIOProtocol):
                 self.conn.send_text(message["text"].encode())
             return  # it leaves with the last of them
         await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            self.handshake_complete = True  # by a refusal, which is no fault to be logged

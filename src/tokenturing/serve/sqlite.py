@@ -58,8 +58,7 @@ class SqliteStore:
             (form,) = connection.execute("PRAGMA user_version").fetchone()
             if form > FORM:
                 raise StoreError(f"{self.path} is of a newer tokenturing (form {form}): expected at most {FORM}")
-        self._connection().executescript(TABLES)
-        self._connection().execute(f"PRAGMA user_version = {FORM}")
+        _translated(self.path, lambda: self._connection().executescript(f"{TABLES}PRAGMA user_version = {FORM};"))
 
     def get(self, session: str) -> Record | None:
         row = self._read("SELECT about, state, created FROM sessions WHERE id = ?", session)
@@ -204,6 +203,7 @@ def _store_error(path: Path, error: sqlite3.Error) -> StoreError:
         "SQLITE_BUSY": "another process holds it: send the same again",
         "SQLITE_NOTADB": "it is no SQLite file: name another one",
         "SQLITE_CORRUPT": "it is damaged: restore a copy, see the guide for operators",
+        "SQLITE_CANTOPEN": "it is a folder, or in one where this user may not write: name another place",
         "SQLITE_READONLY": "it may not be written by this user",
     }
     name = getattr(error, "sqlite_errorname", "")

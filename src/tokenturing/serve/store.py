@@ -153,5 +153,9 @@ def open_store(url: str, window: int) -> Store:
     if scheme in ("redis", "rediss", "unix"):
         from tokenturing.serve.redis import RedisStore
 
-        return RedisStore(url, window)
+        try:
+            return RedisStore(url, window)
+        except StoreError as error:
+            reason = str(error).removesuffix(": send the same again")
+            raise StoreError(f"--store: {reason}: is it running there, and may it be reached from here?") from error
     raise OptionError(f"--store {url!r}: expected sqlite:PATH or redis://HOST:PORT/NUMBER")
