@@ -234,7 +234,7 @@ def test_media_that_do_not_fit(bad: dict, match: str) -> None:
         (("a={}", "--token-file", "none"), "cannot be read"),
         (("a={}", "--store", "files:x"), "expected sqlite:PATH"),
         (("a={}", "--host", "203.0.113.1"), "cannot be used"),
-        (("a={}", "--batch", "0"), "batch=0"),
+        (("a={}", "--batch", "0"), "--batch 0: expected a number above 0"),
     ],
 )
 def test_the_command_says_what_is_wrong(
