@@ -155,7 +155,8 @@ def test_no_page_behind_a_proxy_is_taken_for_another(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["example.org", "localhost:3000", "*", "https://*.example.org", "https://example.org/page", "https://a:b"]
+    "text",
+    ["example.org", "localhost:3000", "*", "", "https://", "https://*.example.org", "https://example.org/page", "https://a:b"],
 )
 def test_an_origin_that_nobody_sends_is_refused(text: str) -> None:
     with pytest.raises(OptionError, match=r"--origin .* such as https://"):

@@ -12,7 +12,7 @@ from serving import small_machine
 from tokenturing.cli.main import main
 from tokenturing.cli.serve import read_tokens
 from tokenturing.errors import OptionError
-from tokenturing.serve.limits import OPTIONS, Limits
+from tokenturing.serve.limits import FLAGS, Limits
 from tokenturing.serve.sqlite import SqliteStore
 
 PAGE = 4096
@@ -68,13 +68,13 @@ def test_what_is_wrong_is_named(arguments: tuple[str, ...], match: str, folder: 
     assert len(said.splitlines()) == 1
 
 
-@pytest.mark.parametrize("field", OPTIONS)
+@pytest.mark.parametrize("field", FLAGS)
 def test_each_limit_names_its_option(field: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(OptionError, match=f"^{OPTIONS[field]} 0: "):
+    with pytest.raises(OptionError, match=f"^{FLAGS[field]} 0: "):
         Limits(**{field: 0})  # type: ignore[arg-type]
     with pytest.raises(SystemExit):
         main(["serve", "--help"])
-    assert f"{OPTIONS[field]} " in capsys.readouterr().out
+    assert f"{FLAGS[field]} " in capsys.readouterr().out
 
 
 def test_the_help_says_how_long_a_token_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,15 +7,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
 from tokenturing.client.results import ServerError, SessionLostError, StepResult, frame, server_error, step_result, to_values
 from tokenturing.serve import messages as say
-
-if TYPE_CHECKING:
-    from tokenturing.client.asynchronous import AsyncClient
 
 AGAIN_SECONDS = 0.2
 """before an input is sent again that the server could not take for now"""
@@ -27,6 +24,29 @@ def keep(task: asyncio.Future) -> None:
     """asyncio forgets tasks that nobody holds."""
     _TASKS.add(task)
     task.add_done_callback(_TASKS.discard)
+
+
+class Client(Protocol):
+    """What a session needs of the client that holds it."""
+
+    models: list[say.Model]
+    window: int
+    durable: bool
+    _largest: int
+    _sessions: dict[str, "AsyncSession"]
+
+    @property
+    def _requests(self) -> Mapping[int, Any]: ...
+
+    def _check(self, lost: Exception | None = None) -> None: ...
+
+    def _held(self, opened: say.Opened, secret: str) -> "AsyncSession": ...
+
+    async def _request(self, build: Callable[[int], Any]) -> Any: ...
+
+    async def _send(self, message: Any) -> None: ...
+
+    def _may_go_away(self, error: say.Error, since: float) -> bool: ...
 
 
 class _Input:
@@ -49,7 +69,7 @@ class AsyncSession:
         steps: that the state has seen.
     """
 
-    def __init__(self, client: "AsyncClient", opened: say.Opened, secret: str):
+    def __init__(self, client: Client, opened: say.Opened, secret: str):
         self._client = client
         self.id, self.secret, self.model, self.kind = opened.session, secret, opened.model, opened.kind
         self.seq, self.steps = opened.seq, opened.steps

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tokenturing.errors import OptionError
 
-OPTIONS = {
+FLAGS = {
     "batch": "--batch",
     "window": "--window",
     "resident": "--resident",
@@ -14,7 +14,7 @@ OPTIONS = {
     "total_seconds": "--total",
     "interval": "--durability",
 }
-"""of the command, by field"""
+"""of `tokenturing serve`"""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value is not None and not value > 0:
-                raise OptionError(f"{OPTIONS.get(name, name)} {value}: expected a number above 0")
+                raise OptionError(f"{FLAGS.get(name, name)} {value}: expected a number above 0")
 
     @property
     def durability(self) -> str:

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 
 MORE = "tokenturing.more"
 """in what is sent: more comes at once, wait for it"""
@@ -23,11 +25,14 @@ class Socket(WebSocketsSansIOProtocol):
 
     async def send(self, message: Any) -> None:
         if message.get(MORE) and self.handshake_complete and not (self.disconnected or self.close_sent):
-            if (data := message.get("bytes")) is not None:
-                self.conn.send_binary(data)
-            else:
-                self.conn.send_text(message["text"].encode())
+            try:
+                if (data := message.get("bytes")) is not None:
+                    self.conn.send_binary(data)
+                else:
+                    self.conn.send_text(message["text"].encode())
+            except InvalidState:  # the other side closes
+                raise ClientDisconnected from None
             return  # it leaves with the last of them
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
-            self.handshake_complete = True  # uvicorn forgets it where the handshake is refused, and calls that an error of ours
+            self.handshake_complete = True  # by a refusal, which is no fault to be logged
