@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import serving_here, small_engine, small_machine
-from test_serve import Raw, inputs, outputs_alone
+from serving import Raw, inputs, outputs_alone, serving_here, small_engine, small_machine
 
 from tokenturing.client import connect
 from tokenturing.serve import messages as say
