@@ -9,14 +9,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import tokenturing as tt
 from tokenturing.export import eager
+from tokenturing.serve import messages as say
 from tokenturing.serve.app import app
+from tokenturing.serve.arrays import array
 from tokenturing.serve.engine import Engine
 from tokenturing.serve.limits import Limits
 from tokenturing.serve.run import bind
@@ -107,3 +111,49 @@ def serving_here(engine: Engine) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def inputs(count: int, seed: int = 0) -> np.ndarray:
+    """float32 [count, N, D]"""
+    return np.random.default_rng(seed).standard_normal((count, TOKENS, WIDTH)).astype(np.float32)
+
+
+def outputs_alone(folder: Path, x: np.ndarray) -> list[np.ndarray]:
+    """What the model itself makes of a stream."""
+    model, state, found = tt.load(folder).eval(), None, []
+    with torch.no_grad():
+        for one in torch.from_numpy(x):
+            y, state = model.step(one[None], state)
+            found.append(y[0].numpy())
+    return found
+
+
+class Raw:
+    """A client that sends what it is told, in JSON or msgpack."""
+
+    def __init__(self, url: str, text: bool = False, headers: dict[str, str] | None = None, **options: Any):
+        from websockets.sync.client import connect as connect_raw
+
+        self.text = text
+        address = url.replace("http", "ws") + "/v1/connect"
+        self.socket = connect_raw(address, additional_headers=headers or {}, max_size=None, **options).__enter__()
+        self.welcome = say.decode_reply(self.socket.recv())
+
+    def send(self, *messages: say.Message) -> list[say.FromServer]:
+        for message in messages:
+            data = say.encode(message, text=self.text)
+            self.socket.send(data.decode() if self.text else data)
+        return [say.decode_reply(self.socket.recv(timeout=30)) for _ in messages]
+
+    def step(self, session: str, seq: int, x: np.ndarray) -> say.FromServer:
+        return self.send(say.Step(session, seq, {"x": array(x)}))[0]
+
+
+def http(server: Server, method: str, path: str, data: bytes | None = None, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, data, named)
+    reply = connection.getresponse()
+    found = reply.status, reply.read(), dict(reply.getheaders())
+    connection.close()
+    return found

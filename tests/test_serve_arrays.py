@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import TOKENS, small_machine
-from test_serve import inputs
+from serving import TOKENS, inputs, small_machine
 
 import tokenturing as tt
 from tokenturing.errors import ShapeError

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving import TOKENS, WIDTH, Server, serving, small_machine
-from test_serve import Raw, inputs, outputs_alone
+from serving import TOKENS, WIDTH, Raw, Server, inputs, outputs_alone, serving, small_machine
 from websockets.exceptions import ConnectionClosed
 
 from tokenturing.client import connect

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import serving_here, small_engine, small_machine
-from test_serve import Raw, inputs, outputs_alone
+from serving import Raw, inputs, outputs_alone, serving_here, small_engine, small_machine
 
 from tokenturing.client import connect
 from tokenturing.serve import messages as say
@@ -77,13 +76,13 @@ def test_nothing_is_acknowledged_that_can_not_be_written(folder: Path, tmp_path:
         await heard.wait(say.Stepped)
         if taken:
             assert (await second.attach(say.Attach(0, NAME, SECRET), Heard())).seq == 0
-        first._room.clear()  # as it is while the write of each interval goes on
+        first._commits._room.clear()  # as it is while the write of each interval goes on
         step(first, 2, heard)
-        while first._computed or not first.seats[NAME].busy or first._ready or second._ready:
+        while first._commits._computed or not first.seats[NAME].busy or first._turns._ready or second._turns._ready:
             await asyncio.sleep(0.005)
         await asyncio.sleep(0.05)
-        await first.flush()
-        first._room.set()
+        await first._commits.flush()
+        first._commits._room.set()
         if not taken:
             await heard.wait(say.Stepped, 2)
             return
@@ -91,6 +90,28 @@ def test_nothing_is_acknowledged_that_can_not_be_written(folder: Path, tmp_path:
         assert [type(one) for one in heard] == [say.Stepped, say.Gone, say.Error]
         assert isinstance(heard[-1], say.Error)
         assert (heard[-1].code, heard[-1].seq) == ("moved", 2)
+
+    two(folder, tmp_path / "s.db", NEVER, play)
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "control"])
+def test_what_was_acknowledged_to_nobody_is_not_forgotten(folder: Path, tmp_path: Path, gone: bool) -> None:
+    """A rewind, which leaves no state in memory, of which the client is gone before the write of the interval."""
+
+    async def play(first: Engine, second: Engine) -> None:
+        heard = Heard()
+        await first.open(say.Open(0, session=NAME, secret=SECRET), heard)
+        seat = first.seats[NAME]
+        first.submit(seat, Job(say.Mark(NAME, 1, "here"), heard))
+        await heard.wait(say.Done)
+        await first._commits.flush()
+        first.submit(seat, Job(say.Rewind(NAME, 2, "here"), heard))
+        if gone:
+            first.vanished([seat], heard)
+        await heard.wait(say.Done, 2)
+        assert seat.dirty_since is not None
+        assert (await first.lookup(NAME, SECRET)).seq == 2
+        assert (NAME in first.seats) is not gone, "what is written and used by nobody takes no memory"
 
     two(folder, tmp_path / "s.db", NEVER, play)
 

@@ -4,13 +4,11 @@ import asyncio
 import json
 import socket
 from collections.abc import Iterator
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Server, serving, small_engine, small_machine
-from test_serve import Raw, inputs
+from serving import Raw, Server, http, inputs, serving, small_engine, small_machine
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tokenturing.client import connect
@@ -39,16 +37,6 @@ def server(folder: Path) -> Iterator[Server]:
     options += ["--max-message", str(LARGEST), "--max-sessions", str(SESSIONS)]
     with serving(f"m={folder}", *options, log=folder.parent / "log") as one:
         yield one
-
-
-def http(server: Server, method: str, path: str, data: bytes | None = None, **headers: str) -> tuple[int, bytes, dict[str, str]]:
-    connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request(method, path, data, named)
-    reply = connection.getresponse()
-    found = reply.status, reply.read(), dict(reply.getheaders())
-    connection.close()
-    return found
 
 
 def refused(server: Server, **options: Any) -> tuple[int, str]:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from serving import Server, serving, small_machine
-from test_serve import Raw, inputs, outputs_alone
+from serving import Raw, Server, inputs, outputs_alone, serving, small_machine
 
 import tokenturing as tt
 from tokenturing.client import ServerError, SessionLostError, connect

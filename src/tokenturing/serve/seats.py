@@ -10,7 +10,7 @@ import msgspec
 
 from tokenturing.serve import messages as say
 from tokenturing.serve.limits import Limits
-from tokenturing.serve.messages import Message
+from tokenturing.serve.messages import Message, ProtocolError
 from tokenturing.serve.metrics import Metrics
 from tokenturing.serve.replies import error_message, moved
 from tokenturing.serve.served import Served, Stream
@@ -142,6 +142,11 @@ class Seats(dict[str, Seat]):
         if seat.listener is not None and seat.listener is not knows:
             seat.listener.send(say.Gone(session, why))
         self._clear_line(seat, why)
+
+    def lose(self, seat: Seat) -> ProtocolError:
+        """Another worker has the session now -> what whoever uses it here is told."""
+        self.drop(seat, "another worker has it now")
+        return moved(seat.gone)
 
     def hand_over(self, seat: Seat, listener: Listener) -> None:
         """The session is another connection's; what the last one has in line is not taken any more."""
