@@ -35,8 +35,8 @@ def own_device(device: torch.device) -> torch.device:
         return device
     if device.type != "cuda" or device.index is not None:
         raise OptionError(
-            f"--device {device}: the processes that torchrun starts train on the CPU, or with --device cuda on a GPU each; "
-            f"expected one of these, or one process on {device}, without torchrun"
+            f"--device {device}: the processes that torchrun starts train on the CPU, a core each, or with --device cuda on a "
+            f"GPU each; expected one of these, or one process on {device}, without torchrun"
         )
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
