@@ -1,14 +1,16 @@
 """A graph with fewer and larger operators: attention is one, and its heads are taken apart and joined within it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnxscript import opset23 as op
+from onnxscript import opset23
 from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter import RewriteRuleClassBase, rewrite
 
+op: Any = opset23
 OPSET = 23
 """the first with attention"""
 LARGEST = 2**31
@@ -44,7 +46,7 @@ def attention(
     return op.Attention(query, key, value, mask, scale=scale)[0]
 
 
-TRANSLATIONS = {torch.ops.aten.scaled_dot_product_attention.default: attention}
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.aten.scaled_dot_product_attention.default: attention}
 """for `torch.onnx.export`"""
 
 
@@ -92,7 +94,7 @@ def _heads(op: Any, tokens: Any, form: Any) -> Any:
     return op.Transpose(op.Reshape(tokens, form), perm=HEADS_FIRST)
 
 
-def _settings(mixed: ir.Value) -> dict[str, Any]:
+def _settings(mixed: Any) -> dict[str, Any]:
     """Of attention of heads, with the numbers that are no longer in the shapes."""
     node = mixed.producer()
     query, key = node.inputs[:2]
@@ -105,15 +107,15 @@ class _MultiplyParts(RewriteRuleClassBase):
     def pattern(self, op: Any, a: Any, b: Any, weight: Any) -> Any:
         return op.MatMul(op.Concat(a, b, axis=-1), weight)
 
-    def check(self, context: Any, a: ir.Value, b: ir.Value, weight: ir.Value, **_: Any) -> bool:
+    def check(self, op: Any, a: Any, b: Any, weight: Any, **_: Any) -> Any:  # type: ignore[override]
         return weight.const_value is not None and weight.const_value.shape.rank() == 2 and isinstance(_width(a), int)
 
-    def rewrite(self, op: Any, a: ir.Value, b: ir.Value, weight: ir.Value) -> Any:
+    def rewrite(self, op: Any, a: Any, b: Any, weight: Any) -> Any:
         numbers = weight.const_value.numpy()
         parts = numbers[: _width(a)], numbers[_width(a) :]
         of_a, of_b = (op.initializer(ir.tensor(part), f"{weight.name}_{name}") for part, name in zip(parts, "ab", strict=True))
         return op.Add(op.MatMul(a, of_a), op.MatMul(b, of_b))
 
 
-def _width(tokens: ir.Value) -> Any:
+def _width(tokens: Any) -> Any:
     return tokens.shape[-1] if tokens.shape is not None else None
