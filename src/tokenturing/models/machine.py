@@ -57,7 +57,8 @@ class TokenTuringMachine(RecurrentModel):
     """what the clock of an input place shows before its first step, where there is a look back"""
     write_cost: float = 0.0
     fast: bool = True
-    """whether training takes chunks of steps as one operation, where that gives the same; else step by step, as the cell says"""
+    """whether training takes chunks of steps as one operation, where that gives the same; false: step by step, as the cell says,
+    with derivatives of any order"""
 
     def __init__(
         self,
@@ -154,7 +155,7 @@ class TokenTuringMachine(RecurrentModel):
         terms: dict[str, Tensor] | None = None,
     ) -> tuple[Tensor, Any]:
         """T steps, with gradients written out by hand where there are such."""
-        if not (self.fast and covers(self.cell, state.memory, x)):
+        if not (self.fast and "cell" in self._modules and covers(self.cell, state.memory, x)):
             return super().segment(state, x, token_mask, reset, active, terms)
         prepared, known = self.prepare(x, token_mask, state, reset, active)
         fresh = state if reset is None else self.initial_state(len(x))

@@ -25,7 +25,10 @@ from tokenturing.models.fast.weights import age_rows, weights_of
 from tokenturing.processors.transformer import SelfAttention, TransformerBlock, TransformerProcessor
 
 CHUNK = 64
-"""steps that are one operation: it bounds what the way back holds besides what the way there has kept"""
+"""steps that are one operation at most"""
+CHUNK_TOKENS = 8192
+"""slots of all rows and steps that are one operation, or 64 D where that is more: what these keep is freed before the next go
+back, but the gradients of the weights are added up once more"""
 MOST_AGES = 2**14
 """ages up to which there is a table"""
 KNOWN = {
@@ -37,7 +40,7 @@ KNOWN = {
 def covers(cell: Cell, memory: Tensor, x: Tensor) -> bool:
     """Whether steps from this memory [B, M, D] on inputs [B, T, N, D] give here what they give one by one.
 
-    They do for the default kinds of read, write and processor as they were built: nothing wrapped, hooked, compiled or dropped out.
+    They do for the default kinds of read, write and processor as they were built: nothing wrapped, hooked, compiled, dropped out.
     """
     if not torch.is_grad_enabled() or not x.numel() or memory.dtype not in (torch.float32, torch.float64):
         return False
@@ -48,12 +51,14 @@ def covers(cell: Cell, memory: Tensor, x: Tensor) -> bool:
     if torch.autograd.forward_ad._current_level >= 0 or cell._compiled_call_impl is not None:
         return False
     own = (cell.read, cell.write, cell.processor, cell.clock, cell.positions)
-    if not isinstance(cell.clock, SlotClock) or age_rows(cell.clock) > MOST_AGES or not x.dtype == memory.dtype:
+    if not isinstance(cell.clock, SlotClock) or age_rows(cell.clock) > MOST_AGES or x.dtype != memory.dtype:
         return False
     kinds = MLPSummarizer, GatedWrite, TransformerProcessor
-    return all(type(one) is kind for one, kind in zip(own, kinds, strict=False)) and all(
-        _as_built(module, memory.dtype) for one in own for module in one.modules()
-    ) and _as_built(cell, memory.dtype)
+    return (
+        all(type(one) is kind for one, kind in zip(own, kinds, strict=False))
+        and all(_as_built(module, memory.dtype) for one in own for module in one.modules())
+        and _as_built(cell, memory.dtype)
+    )
 
 
 def _as_built(module: nn.Module, dtype: torch.dtype) -> bool:
@@ -89,8 +94,9 @@ def fast_segment(
         absent = torch.zeros_like(there, dtype=read.scores.dtype).masked_fill_(~there, -torch.inf)[:, :, None, :, None]
     memory, age = state.memory, state.age
     found = []
-    for start in range(0, steps, CHUNK):
-        chunk = slice(start, start + CHUNK)
+    length = max(1, min(CHUNK, max(CHUNK_TOKENS, 64 * memory.shape[2]) // memory[..., 0].numel()))
+    for start in range(0, steps, length):
+        chunk = slice(start, start + length)
         flags = (None if part is None else part.t()[chunk] for part in (reset, active))
         parts = (read.scores, read.values, key_value, absent)
         seen = Seen(*(None if part is None else part.transpose(0, 1)[chunk] for part in parts))

@@ -56,10 +56,14 @@ class SeenGradients(NamedTuple):
 
 
 def step_back(
-    of_output: Tensor, of_memory: Tensor, of_gate: Tensor, tape: Tape, w: Weights, z: Sizes
+    of_output: Tensor, of_memory: Tensor, of_gate: Tensor, slope: Tensor, tape: Tape, w: Weights, z: Sizes
 ) -> tuple[Tensor, SeenGradients, Gradients]:
-    """Gradients of the output [B, R, D], the next memory [B, M, D] and the gates [B, M] -> of the memory, of the inputs, of the rest."""
-    of_memory, of_key_value, of_query, write = write_back(of_memory, of_gate, tape.write, w, z)
+    """Gradients of the output [B, R, D], the next memory [B, M, D] and
+    the gates [B, M] -> of the memory, of the inputs, of the rest.
+
+    `slope` [n] is that of the gates.
+    """
+    of_memory, of_key_value, of_query, write = write_back(of_memory, of_gate, slope, tape.write, w, z)
     last = of_output.reshape(-1, z.width) + write.output_kind
     gradient = normalise_back(last, tape.last, w.last_scale)
     layers = []
@@ -97,13 +101,12 @@ class WriteGradients(NamedTuple):
 
 
 def write_back(
-    of_memory: Tensor, of_gate: Tensor, at: WriteTape, w: Weights, z: Sizes
+    of_memory: Tensor, of_gate: Tensor, slope: Tensor, at: WriteTape, w: Weights, z: Sizes
 ) -> tuple[Tensor, Tensor, Tensor, WriteGradients]:
     """The gradients of the memory past the gates, of the inputs' keys and values, and of the queries [n, D]."""
     flat = of_memory.reshape(-1, z.width)
     candidate = flat * at.gate.unsqueeze(1)
-    of_gate = torch.addmv(of_gate.reshape(-1), flat * at.change, w.ones)
-    gate = of_gate * ((at.gate > 0) & (at.gate < 1)).to(of_gate.dtype) * (1 / 6)
+    gate = torch.addmv(of_gate.reshape(-1), flat * at.change, w.ones) * slope
     gate_hidden = gelu_back(gate.unsqueeze(1) * w.gate, at.gate_hidden)
     to_candidate, to_gate = w.candidate.split((z.width, z.hidden))
     of_mixed = torch.addmm(torch.mm(candidate, to_candidate), gate_hidden, to_gate)
@@ -137,8 +140,9 @@ def look_back(
     of_normed = torch.addmm(torch.addmm(torch.mm(hidden, to_hidden), of_query, to_query), of_gate, to_gate)
     tokens = normalise_back(of_normed, at.slots).view(z.rows, z.slots, -1) + of_values[:, : z.slots]
     tokens = tokens.view(-1, z.width)
-    of_hats = torch.mm(tokens, w.counts) * at.hats.ceil() * at.away.sign().view(at.hats.shape)
+    of_hats = torch.mm(tokens, w.counts).mul_(at.hats.ceil()).mul_(at.away.sign().view(at.hats.shape))
     of_counts = torch.mm(of_hats, w.falls).view(z.rows, z.slots, -1)
-    kind = (torch.bmm(at.newer.transpose(1, 2), of_counts) * at.kinds * (1 - at.kinds)).view(len(tokens), -1)
+    of_kinds = torch.bmm(at.newer.transpose(1, 2), of_counts)
+    kind = torch.ops.aten.sigmoid_backward.default(of_kinds, at.kinds).view(len(tokens), -1)
     of_memory = torch.addmm(of_memory + tokens, kind, w.kind).view(z.rows, z.slots, -1)
     return of_memory, kind, tokens, hidden, of_scores, of_values

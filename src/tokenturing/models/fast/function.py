@@ -16,8 +16,8 @@ SEEN = len(Seen._fields)
 
 
 class Steps(torch.autograd.Function):
-    """(sizes, reset, active, memory, age, fresh memory, fresh age, what is seen of the inputs, weights) -> outputs [T, B, R, D], the
-    last memory and its ages, and the gates [T, B, M]."""
+    """(sizes, reset, active, memory, age, fresh memory, fresh age, what is seen of the inputs, weights) -> outputs [T, B, R, D],
+    the last memory and its ages, and the gates [T, B, M]. Second derivatives there are none: `fast = False` has them."""
 
     @staticmethod
     def forward(
@@ -31,7 +31,7 @@ class Steps(torch.autograd.Function):
         fresh_age: Tensor,
         *others: Any,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        w = Weights.of_flat(others[SEEN:])
+        w = Weights.of_flat(others[SEEN:]).turned()
         steps = [Seen(*parts) for parts in zip(*(_each(part, len(others[0])) for part in others[:SEEN]), strict=True)]
         ctx.resets, ctx.pauses = _when(reset), _when(None if active is None else ~active)
         outputs, tapes = [], []
@@ -49,7 +49,7 @@ class Steps(torch.autograd.Function):
             memory, age = following, following_age
             outputs.append(output)
             tapes.append(tape)
-        ctx.sizes, ctx.form, ctx.weights = z, form_of(tapes), len(others) - SEEN
+        ctx.sizes, ctx.form, ctx.weights = z, [form_of(tapes[0])] * len(tapes), len(others) - SEEN
         ctx.save_for_backward(reset, active, *others[SEEN:], *leaves(tapes))
         ctx.mark_non_differentiable(age)
         gates = torch.stack([tape.write.gate for tape in tapes]).view(len(steps), z.rows, z.slots)
@@ -57,18 +57,18 @@ class Steps(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, of_output: Tensor, of_memory: Tensor, _: Any, of_gate: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, of_output: Tensor, of_memory: Tensor, _: Any, of_gate: Tensor) -> tuple[Tensor | None, ...]:
         reset, active, *saved = ctx.saved_tensors
         w, tapes = Weights.of_flat(saved[: ctx.weights]), filled(ctx.form, iter(saved[ctx.weights :]))
+        gates = torch.stack([tape.write.gate for tape in tapes])
+        slopes = (((gates > 0) & (gates < 1)).to(gates.dtype) / 6).unbind(0)  # of hardsigmoid
         of_fresh, of_seen, sums = torch.zeros_like(of_memory), [], Sums(w, ctx.sizes)
         for t in reversed(range(len(tapes))):
             kept = None
             if t in ctx.pauses:
                 runs = active[t, :, None, None]
                 kept, of_memory = torch.where(runs, 0.0, of_memory), torch.where(runs, of_memory, 0.0)
-            of_memory, seen, found = step_back(of_output[t], of_memory, of_gate[t], tapes[t], w, ctx.sizes)
+            of_memory, seen, found = step_back(of_output[t], of_memory, of_gate[t], slopes[t], tapes[t], w, ctx.sizes)
             sums.add(tapes[t], found)
             of_seen.append(seen)
             if kept is not None:

@@ -37,13 +37,13 @@ def normalise(tokens: Tensor) -> Norm:
 
 def normalise_back(gradient: Tensor, at: Norm, weight: Tensor | None = None) -> Tensor:
     """The gradient of the tokens as they were before."""
-    shape, wanted = at.tokens.shape[-1:], (True, False, False)
-    return torch.ops.aten.native_layer_norm_backward(gradient, at.tokens, shape, at.mean, at.inverse, weight, None, wanted)[0]
+    backward, shape = torch.ops.aten.native_layer_norm_backward.default, at.tokens.shape[-1:]
+    return backward(gradient, at.tokens, shape, at.mean, at.inverse, weight, None, (True, False, False))[0]
 
 
 def gelu_back(gradient: Tensor, x: Tensor) -> Tensor:
     """The gradient of what GELU was applied to."""
-    return torch.ops.aten.gelu_backward(gradient, x)
+    return torch.ops.aten.gelu_backward.default(gradient, x)
 
 
 def split(tokens: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
@@ -60,7 +60,7 @@ def join(apart: Tensor, heads: int) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, absent: Tensor | None, heads: int) -> tuple[Tensor, Attended]:
-    """Attention of scaled queries [B * H, Q, d] to tokens [B * H, P, d] -> [B, Q, D]; `absent` [B, 1, P, 1] is -inf at absent ones."""
+    """Attention of scaled queries [B * H, Q, d] to tokens [B * H, P, d] -> [B, Q, D]; `absent` [B, 1, P, 1] is -inf at some."""
     scores = torch.bmm(key, query.transpose(1, 2))
     if absent is not None:
         scores.view(-1, heads, *scores.shape[1:]).add_(absent)

@@ -10,7 +10,7 @@ from tokenturing.models.fast.backward import Gradients, LayerGradients
 from tokenturing.models.fast.tape import LayerTape, Sizes, Tape
 from tokenturing.models.fast.weights import LayerWeights, Weights
 
-DEEP = 1024
+DEEP = 512
 """tokens that make a product deep: more gain nothing, and are no longer in the cache"""
 Product = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
@@ -77,7 +77,7 @@ class Sums:
 
     def __init__(self, w: Weights, z: Sizes):
         def of_slots(gradient: Tensor, ages: Tensor) -> tuple[Tensor, ...]:
-            of_ages = torch.ops.aten.embedding_dense_backward(gradient, ages, len(w.ages), -1, False)
+            of_ages = torch.ops.aten.embedding_dense_backward.default(gradient, ages, len(w.ages), -1, False)
             return of_ages, gradient.view(-1, z.slots, z.width).sum(0)
 
         self.w = w

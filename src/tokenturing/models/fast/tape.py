@@ -103,13 +103,15 @@ class Tape(NamedTuple):
     write: WriteTape
 
 
-def leaves(tree: Any) -> Iterator[Tensor]:
+def leaves(tree: Any) -> list[Tensor]:
     """All tensors of a (nested) tuple or list."""
-    if isinstance(tree, Tensor):
-        yield tree
-    else:
-        for part in tree:
-            yield from leaves(part)
+    found: list[Tensor] = []
+    for part in tree:
+        if isinstance(part, Tensor):
+            found.append(part)
+        else:
+            found += leaves(part)
+    return found
 
 
 def form_of(tree: Any) -> Any:

@@ -81,6 +81,12 @@ class Weights(NamedTuple):
     """[D]; a constant"""
     layers: tuple[LayerWeights, ...]
 
+    def turned(self) -> "Weights":
+        """The same with matrices [in, out], as the way there multiplies by them."""
+        matrices = "kind", "counts", "slot", "score", "key_value", "candidate"
+        layers = tuple(layer._replace(**_turned(layer, ("qkv", "out", "up", "down"))) for layer in self.layers)
+        return self._replace(**_turned(self, matrices), layers=layers)
+
     def flat(self) -> list[Any]:
         """All tensors in a row."""
         return [*self[:-1], *(part for layer in self.layers for part in layer)]
@@ -91,6 +97,10 @@ class Weights(NamedTuple):
         own, each = len(cls._fields) - 1, len(LayerWeights._fields)
         rest = tensors[own:]
         return cls(*tensors[:own], tuple(LayerWeights(*rest[at : at + each]) for at in range(0, len(rest), each)))
+
+
+def _turned(weights: Weights | LayerWeights, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(weights, name).t() for name in names}
 
 
 def weights_of(cell: Cell, memory: Tensor) -> Weights:
