@@ -70,13 +70,13 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
         listener = Waiting()
         record, secrets[number] = await engine.open(say.Open(0, session=f"session-{number:06}"), listener)
         await step(engine, record.session, inputs)
-        engine.detach(engine.seats[record.session], listener)
+        await engine.detach(engine.seats[record.session], listener)
 
     async def wake(number: int) -> None:
         listener = Waiting()
         record = await engine.attach(say.Attach(0, f"session-{number:06}", secrets[number]), listener)
         assert await step(engine, record.session, inputs) == 2
-        engine.detach(engine.seats[record.session], listener)
+        await engine.detach(engine.seats[record.session], listener)
 
     memory, began = {0: resident_bytes()}, time.perf_counter()
     for first in range(0, arguments.sessions, AT_ONCE):

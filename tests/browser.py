@@ -28,6 +28,8 @@ FLAGS = (
 )
 PATIENCE = 15.0
 """seconds"""
+PAUSE = 0.03
+"""seconds between two looks"""
 
 
 def chromium() -> str | None:
@@ -36,12 +38,12 @@ def chromium() -> str | None:
 
 
 def until(found: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-    """What `found` returns as soon as that is true."""
-    end = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < end, f"waited {seconds} s for {what}"
-        time.sleep(0.03)
-    return value
+    """What `found` returns as soon as that is true; looks are counted, since a machine may hold us up for longer than that."""
+    for _ in range(round(seconds / PAUSE)):
+        if value := found():
+            return value
+        time.sleep(PAUSE)
+    raise AssertionError(f"waited {seconds} s for {what}")
 
 
 class Browser:

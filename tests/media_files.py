@@ -1,6 +1,10 @@
-"""Small media files, written with PyAV."""
+"""Small media files, written with PyAV, and ways to read and compare them."""
 
+import os
 import struct
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -69,3 +73,28 @@ def default_track(path: Path, number: int, to: Path) -> Path:
         content[place + 7] = 3 if track in (0, number) else 2
     to.write_bytes(content)
     return to
+
+
+def same(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Whether two lists of steps are the same to the bit."""
+    return len(one) == len(other) and all(
+        a.time == b.time and np.array_equal(a.frame, b.frame) and np.array_equal(a.sound, b.sound)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@contextmanager
+def piped(folder: Path, content: bytes) -> Iterator[Path]:
+    """A named pipe that another thread writes to."""
+    path = folder / "pipe"
+    os.mkfifo(path)
+
+    def write() -> None:
+        with suppress(BrokenPipeError):
+            path.write_bytes(content)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    yield path
+    writer.join(20)
+    assert not writer.is_alive()

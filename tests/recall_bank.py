@@ -1,7 +1,8 @@
-"""A small bank of spoken digits made of seeded vectors: a word's vectors encode its digit, so that it can be learned."""
+"""Spoken digits for tests: a bank of seeded vectors that encode their digit, so that it can be learned, and real words."""
 
 import numpy as np
 
+from tokenturing.tasks.recall.voices import synthesis
 from tokenturing.tasks.recall.voices.bank import SpeechBank
 from tokenturing.tasks.recall.voices.noise import BACKGROUNDS
 from tokenturing.tasks.recall.world.plans import TAIL
@@ -19,3 +20,8 @@ def tiny_bank(seed: int = 0, words: int = 2) -> SpeechBank:
         clip[steps - 1 : steps + 4, spoken] += 3
     ambient = rng.normal(0, 0.3, (kinds, 200, 96)).astype(np.float16)
     return SpeechBank(clips, digit, np.zeros(len(digit), np.int64), background, length, ambient, ("somebody",))
+
+
+def spoken(digit: int) -> np.ndarray:
+    """A digit as the synthesiser says it, float32 [samples]."""
+    return synthesis.synthesize(synthesis.digit_word(digit), "en-us+m3")

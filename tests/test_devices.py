@@ -17,6 +17,7 @@ from tokenturing.export import export_onnx
 from tokenturing.models.eager import eager
 from tokenturing.tasks.contract import Batch
 from tokenturing.tasks.last_digits.model import DigitRecaller
+from tokenturing.train.distributed import own_device
 from tokenturing.train.loop import Training
 from tokenturing.train.recipe import load_recipe
 
@@ -69,10 +70,19 @@ def test_training_by_its_device_is_the_training(recipes: dict[str, Path], task: 
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
-def test_several_processes_share_the_cpu_only(recipes: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_train_on_the_cpu_or_on_a_gpu_each(
+    recipes: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = torch.device("cuda")
+    assert own_device(cuda) == cuda
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-    with pytest.raises(OptionError, match="several processes"):
+    assert own_device(torch.device("cpu")) == torch.device("cpu")
+    assert own_device(cuda) == torch.device("cuda:1")
+    with pytest.raises(OptionError, match=r"cuda:0: .* a GPU each"):
+        own_device(torch.device("cuda:0"))
+    with pytest.raises(OptionError, match=r"meta: .* without torchrun"):
         Training(load_recipe(recipes["last_digits"]), tmp_path, device=META)
 
 

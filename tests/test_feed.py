@@ -1,37 +1,18 @@
 """Steps for one who is slower than they come: of a live source the late ones are left out, of all others none."""
 
-import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("av")
 
-from media_files import film
+from media_files import film, piped
 
 from tokenturing.errors import OptionError
 from tokenturing.media.feed import LATE_SECONDS, Feed
 from tokenturing.media.steps import MediaError, open_media
-
-
-@contextmanager
-def piped(tmp_path: Path, content: bytes) -> Iterator[Path]:
-    """A named pipe into which somebody writes."""
-    path = tmp_path / "pipe"
-    os.mkfifo(path)
-
-    def write() -> None:
-        with suppress(BrokenPipeError):
-            path.write_bytes(content)
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    yield path
-    writer.join(20)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("av")
 
-from media_files import film
+from media_files import film, piped, same
 
 from tokenturing.errors import OptionError
 from tokenturing.media import demuxing, steps
@@ -69,30 +69,6 @@ def served(answer: Callable[[int, str], Answer | None]) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-@contextmanager
-def piped(folder: Path, content: bytes) -> Iterator[Path]:
-    """A named pipe that another thread writes to."""
-    path = folder / "pipe"
-    os.mkfifo(path)
-
-    def write() -> None:
-        with suppress(BrokenPipeError):
-            path.write_bytes(content)
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    yield path
-    writer.join(10)
-    assert not writer.is_alive()
-
-
-def same(one: list[Any], other: list[Any]) -> bool:
-    return len(one) == len(other) and all(
-        a.time == b.time and np.array_equal(a.frame, b.frame) and np.array_equal(a.sound, b.sound)
-        for a, b in zip(one, other, strict=True)
-    )
 
 
 def test_a_named_pipe_gives_what_the_file_gives(recording: Path, tmp_path: Path) -> None:

@@ -1,10 +1,7 @@
 """Media in steps: the brightness of every picture encodes its time, and every sound is a known wave."""
 
-import re
-import struct
 import subprocess
 import sys
-import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import groupby, pairwise
@@ -14,104 +11,31 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("av")
+
+import av
+from media_files import same
+from timed_media import (
+    BURSTS,
+    LEVELS_PER_SECOND,
+    SECONDS,
+    TICKS,
+    brightness,
+    picture,
+    picture_times,
+    sound,
+    steps_of,
+    wave,
+    whole_wave,
+    write,
+)
+
 from tokenturing.errors import MissingExtraError, OptionError, ShapeError, TokenTuringError
 from tokenturing.media import places
 from tokenturing.media import steps as media
 from tokenturing.media.clock import SAMPLE_RATE, STEP_SAMPLES, STEP_SECONDS
 from tokenturing.media.steps import MediaError, MediaStep, open_media
 from tokenturing.media.writer import write_video
-
-av: Any = pytest.importorskip("av")
-
-SECONDS = 2.0
-TICKS = 60_000
-"""a second of the picture clock, nearly a whole number of ticks per frame at every frame rate here"""
-LEVELS_PER_SECOND = 60
-"""grey levels by which the pictures get brighter"""
-BURSTS = ((0.4, 0.7), (1.2, 1.5))
-"""(begin, end) of the tone's bursts in seconds"""
-
-
-def wave(times: np.ndarray) -> np.ndarray:
-    """The tone in all files as a function of time in seconds: 440 Hz in bursts, at half of full scale."""
-    sounding = sum(((times >= begin) & (times < end)).astype(float) for begin, end in BURSTS)
-    return 0.5 * np.sin(2 * np.pi * 440 * times) * sounding
-
-
-def brightness(time: float) -> int:
-    return round(LEVELS_PER_SECOND * time)
-
-
-def picture_times(rate: float, seconds: float = SECONDS) -> list[float]:
-    return [round(index / rate, 3) for index in range(int(seconds * rate))]  # Matroska's ticks are milliseconds
-
-
-def picture(level: int | np.ndarray, time: float, pixels: str, size: tuple[int, int] = (48, 36)) -> Any:
-    """A frame with a timestamp, of one grey level or of levels [height, width]."""
-    grey = np.broadcast_to(np.asarray(level, np.uint8), size[::-1])
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.repeat(grey[..., None], 3, 2)), "rgb24")
-    # FFmpeg's threads overwrite each other's first pixels when they convert RGB to 16-bit grey of odd widths.
-    frame = frame.reformat(format=pixels, threads=1)
-    frame.pts, frame.time_base = round(time * TICKS), Fraction(1, TICKS)
-    return frame
-
-
-def sound(samples: np.ndarray, start: float, rate: int, layout: str) -> Any:
-    """Mono samples, the same in each channel, as a float frame with a timestamp."""
-    channels = len(av.AudioLayout(layout).channels)
-    values = np.repeat(samples[None].astype(np.float32), channels, axis=0)
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(values), "fltp", layout=layout)
-    frame.sample_rate, frame.pts, frame.time_base = rate, round(start * rate), Fraction(1, rate)
-    return frame
-
-
-def write(
-    path: Path,
-    times: Sequence[float] = (),
-    *,
-    codec: str = "ffv1",
-    pixels: str = "gray",
-    sounds: Sequence[tuple[float, np.ndarray]] = (),
-    rate: int = 16_000,
-    layout: str = "mono",
-    sound_codec: str = "pcm_s16le",
-    options: dict[str, str] | None = None,
-) -> Path:
-    """A media file with a picture at each of `times` and the pieces of sound: (start in seconds, samples)."""
-    with av.open(str(path), "w", options=options or {}) as container:
-        due: list[tuple[float, Any, Any]] = []  # (time, stream, frame)
-        streams = []
-        if len(times):
-            every = times[1] - times[0] if len(times) > 1 else 1 / 25
-            video = container.add_stream(codec, rate=Fraction(1 / every).limit_denominator(1001))
-            video.width, video.height, video.pix_fmt = 48, 36, pixels
-            video.time_base = video.codec_context.time_base = Fraction(1, TICKS)
-            video.codec_context.bit_rate = 4_000_000  # enough for lossy codecs to lose nothing visible
-            streams.append(video)
-            due += [(time, video, picture(brightness(time), time, pixels)) for time in times]
-        if len(sounds):
-            audio = container.add_stream(sound_codec, rate=rate)
-            audio.layout = layout
-            streams.append(audio)
-            convert = av.AudioResampler(audio.codec_context.format.name, layout, rate)
-            for start, samples in sounds:
-                for at in range(0, len(samples), 1024):
-                    piece = sound(samples[at : at + 1024], start + at / rate, rate, layout)
-                    due += [(start + at / rate, audio, frame) for frame in convert.resample(piece)]
-        for _, stream, frame in sorted(due, key=lambda item: item[0]):
-            container.mux(stream.encode(frame))
-        for stream in streams:
-            container.mux(stream.encode(None))
-    return path
-
-
-def whole_wave(rate: int = 16_000, seconds: float = SECONDS) -> list[tuple[float, np.ndarray]]:
-    return [(0.0, wave(np.arange(int(seconds * rate)) / rate))]
-
-
-def steps_of(path: Path, **options: int) -> list[Any]:
-    """All steps of a file; typed Any because each test knows which pictures and sounds are there."""
-    return list(open_media(path, **options))
 
 
 def check_pictures(steps: list[MediaStep], times: Sequence[float], tolerance: float = 0.0) -> None:
@@ -333,13 +257,6 @@ def test_other_sizes_and_rates(film: Path) -> None:
         open_media(film, sample_rate=11_026)
 
 
-def same(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    return len(one) == len(other) and all(
-        a.time == b.time and np.array_equal(a.frame, b.frame) and np.array_equal(a.sound, b.sound)
-        for a, b in zip(one, other, strict=True)
-    )
-
-
 def test_each_iteration_begins_anew(film: Path) -> None:
     opened = open_media(film)
     first = list(opened)
@@ -355,174 +272,6 @@ def test_closed_media_yield_nothing_more(film: Path) -> None:
     assert list(steps) == []
     with pytest.raises(MediaError, match="closed"):
         iter(opened)
-
-
-def read(path: Path) -> tuple[list[Any], str]:
-    """The steps of a file that may break off, and the message of its error, or ""."""
-    steps: list[Any] = []
-    try:
-        for step in open_media(path):
-            steps.append(step)  # one by one, to keep those before an error
-    except MediaError as error:
-        return steps, str(error)
-    return steps, ""
-
-
-def data_part(content: bytes | bytearray) -> tuple[int, int]:
-    """Offsets at which pictures and sound begin and end in a file: mp4 has its index before them, avi after."""
-    begin, end = content.find(b"mdat"), content.find(b"idx1")
-    return max(begin, 0), end if end > 0 else len(content)
-
-
-def cut(path: Path, share: float) -> Path:
-    """A copy cut off after a share of the pictures and sound."""
-    whole = path.read_bytes()
-    begin, end = data_part(whole)
-    shorter = path.with_name(f"cut_{path.name}")
-    shorter.write_bytes(whole[: begin + int((end - begin) * share)])
-    return shorter
-
-
-def blot(path: Path, begin: float, end: float) -> Path:
-    """A copy with all bits flipped in a part of the pictures and sound."""
-    damaged = bytearray(path.read_bytes())
-    first, last = data_part(damaged)
-    part = slice(first + int((last - first) * begin), first + int((last - first) * end))
-    damaged[part] = bytes(byte ^ 0xFF for byte in damaged[part])
-    other = path.with_name(f"blot_{path.name}")
-    other.write_bytes(damaged)
-    return other
-
-
-NOISE = [(0.0, np.random.default_rng(0).uniform(-0.5, 0.5, 64_000))]
-"""compresses equally well everywhere, so that bytes are proportional to time"""
-LONG: dict[str, dict[str, Any]] = {  # 4 s each, with an index (if any) at the front
-    "film.mkv": {"times": picture_times(25, 4), "sounds": NOISE},
-    "film.avi": {"times": picture_times(25, 4), "sounds": NOISE},
-    "film.mp4": {
-        "times": picture_times(25, 4),
-        "codec": "mpeg4",
-        "pixels": "yuv420p",
-        "sounds": NOISE,
-        "sound_codec": "aac",
-        "options": {"movflags": "faststart"},
-    },
-    "sound.wav": {"sounds": NOISE},
-    "sound.flac": {"sounds": NOISE, "sound_codec": "flac"},
-}
-
-
-@pytest.mark.parametrize("name", LONG)
-def test_a_file_cut_short_gives_what_it_has_and_then_says_where_it_broke(tmp_path: Path, name: str) -> None:
-    path = write(tmp_path / name, **LONG[name])
-    whole, message = read(path)
-    assert message == ""
-    steps, message = read(cut(path, 0.6))
-    found = re.search(r"cut_(film|sound)\.\w+ breaks off at (\d\.\d\d) s: .*(damaged|cut short)", message)
-    assert found, message
-    assert 1 < float(found[2]) < 3
-    assert abs(len(steps) - float(found[2]) / STEP_SECONDS) < 1.01
-    assert same(steps[:-2], whole[: len(steps) - 2])  # the last is padded, and flushing the resampler alters the one before it
-
-
-@pytest.mark.parametrize("name", LONG)
-def test_a_ragged_end_is_a_warning(tmp_path: Path, name: str) -> None:
-    path = write(tmp_path / name, **LONG[name])
-    whole, _ = read(path)
-    with pytest.warns(UserWarning, match="ragged end at 3"):
-        steps = steps_of(cut(path, 0.88))
-    assert 0 < len(whole) - len(steps) <= 13
-
-
-def test_damage_under_a_second_is_bridged_and_more_is_an_error(tmp_path: Path) -> None:
-    path = write(tmp_path / "film.mp4", **LONG["film.mp4"])
-    whole, _ = read(path)
-    with pytest.warns(UserWarning, match="could not be decoded near 2"):
-        steps = steps_of(blot(path, 0.60, 0.62))
-    assert len(steps) == len(whole)
-    assert same(steps[:20], whole[:20])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        steps, message = read(blot(path, 0.5, 0.95))
-    assert "breaks off at" in message
-    assert same(steps[:20], whole[:20])
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_no_damage_leaks_ffmpeg_errors_or_hangs(tmp_path: Path, seed: int) -> None:
-    """Whichever bytes are damaged, the steps are in range and any error is a MediaError."""
-    names = list(LONG)
-    path = write(tmp_path / names[seed % len(names)], **LONG[names[seed % len(names)]])
-    generator = np.random.default_rng(seed)
-    damaged = bytearray(path.read_bytes())
-    for place in generator.integers(0, len(damaged), 200):
-        damaged[place] = generator.integers(0, 256)
-    path.write_bytes(damaged)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        steps, message = read(path)
-    assert steps or message
-    for step in steps[:200]:
-        assert step.frame is None or (step.frame.min() >= 0 and step.frame.max() <= 1)
-        assert step.sound is None or abs(step.sound).max() <= 1
-
-
-def wav_header(data_bytes: int) -> bytes:
-    form = struct.pack("<IHHIIHH", 16, 1, 1, 8_000, 16_000, 2, 16)
-    return (
-        b"RIFF"
-        + struct.pack("<I", min(36 + data_bytes, 2**32 - 1))
-        + b"WAVEfmt "
-        + form
-        + b"data"
-        + struct.pack("<I", min(data_bytes, 2**32 - 1))
-    )
-
-
-def test_a_streamed_wav_states_no_length(tmp_path: Path) -> None:
-    (tmp_path / "a.wav").write_bytes(wav_header(2**32) + bytes(16_000))
-    assert len(steps_of(tmp_path / "a.wav")) == 13
-
-
-NOT_MEDIA = {
-    "empty.mp4": (b"", "is empty"),
-    "text.mp4": (b"This is a text, not a film.\n" * 40, "no media"),
-    "text.txt": (b"This is a text, not a film.\n" * 40, "no picture or sound"),
-    "text.srt": (b"1\n00:00:01,000 --> 00:00:02,000\nHello\n\n", "no picture or sound"),
-    "zeros.mkv": (bytes(5_000), "no media"),
-    "silence.wav": (wav_header(0), "length of zero"),
-    "list.m3u8": (b"#EXTM3U\n#EXTINF:1,\nfilm.mkv\n#EXT-X-ENDLIST\n", "cannot open"),
-}
-
-
-@pytest.mark.parametrize("name", NOT_MEDIA)
-def test_files_that_are_not_media_give_one_clear_error(tmp_path: Path, name: str) -> None:
-    content, expected = NOT_MEDIA[name]
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(MediaError, match=expected) as caught:
-        steps_of(tmp_path / name)
-    assert name in str(caught.value)
-    assert isinstance(caught.value, TokenTuringError)
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None or caught.value.__suppress_context__  # no FFmpeg traceback above it
-
-
-def test_an_mp4_without_its_index_says_so(tmp_path: Path) -> None:
-    path = write(tmp_path / "film.mp4", picture_times(25), codec="mpeg4", pixels="yuv420p")
-    with pytest.raises(MediaError, match="cut short before its index"):
-        open_media(cut(path, 0.9))
-
-
-def test_missing_files_and_folders(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match=r"there is no file .*nowhere"):
-        open_media(tmp_path / "nowhere.mp4")
-    with pytest.raises(MediaError, match="is a folder"):
-        open_media(tmp_path)
-
-
-def test_names_that_ffmpeg_would_misread(tmp_path: Path) -> None:
-    path = write(tmp_path / "http:a %03d.mkv", picture_times(25))
-    assert len(steps_of(path)) == 25
 
 
 def test_without_pyav_the_error_names_the_extra(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:

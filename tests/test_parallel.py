@@ -69,7 +69,7 @@ def test_two_processes_train_as_one(recipe: Path, tmp_path: Path):
     assert apart(two, one, "model.") < 1e-3
     assert apart(two, one, "carried.") < 1e-3, "the states of all rows, in their order"
     losses = [json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])["loss"] for name in ("one", "two")]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     # the control: other rows give another model by far
     other = run(recipe, tmp_path / "other", 1, "train.seed=0", "data.longest=50")
     assert apart(other, one, "model.") > 0.05

@@ -12,7 +12,12 @@ from zoo import BASELINES, ZOO, build, inputs, small
 import tokenturing as tt
 from tokenturing import state as states
 from tokenturing.checkpoint.folder import SHIPPED
+from tokenturing.checkpoint.weights import unsaved_of
 from tokenturing.errors import CheckpointError
+from tokenturing.models.contract import step_by_name
+from tokenturing.models.flat import example
+
+NAMES = sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -89,3 +94,52 @@ def test_built_on_the_meta_device(name: str) -> None:
     wanted, came = model(x), other(x)
     for (leaf, one), (_, another) in zip(states.leaves(wanted), states.leaves(came), strict=True):
         assert torch.equal(one, another), leaf
+
+
+def on_meta(model: Any) -> Any:
+    """The same model built without numbers, put on the CPU as it comes, and filled with the weights."""
+    with torch.device("meta"):
+        other = type(model)(**model.config)
+    other = other.to_empty(device="cpu").eval()
+    for tensor in other.buffers():
+        tensor.fill_(7)
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "recall-perception"])
+@torch.no_grad()
+def test_shipped_models_built_on_the_meta_device(name: str) -> None:
+    model = tt.load(name)
+    other = on_meta(model)
+    given = example(model.signature(), 2)
+    wanted, came = (step_by_name(each, given, each.initial_state(2)) for each in (model, other))
+    for (leaf, one), (_, another) in zip(states.leaves(wanted), states.leaves(came), strict=True):
+        assert torch.equal(one, another), leaf
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_all_that_a_model_holds(name: str) -> None:
+    """No buffer that is not saved, and no tensor beside the buffers, which would not move with the model."""
+    assert not list(unsaved_of(tt.load(name)))
+    assert not beside(tt.load(name))
+
+
+def beside(model: torch.nn.Module) -> list[str]:
+    """Tensors that are plain attributes of a module."""
+    return [
+        f"{each}.{name}" for each, module in model.named_modules() for name, held in vars(module).items() if torch.is_tensor(held)
+    ]
+
+
+def test_control_of_what_is_not_saved() -> None:
+    class Clocked(tt.TokenTuringMachine):
+        def __init__(self, **options: Any):
+            super().__init__(**options)
+            self.register_buffer("grid", torch.arange(3.0), persistent=False)
+            self.plain = torch.arange(3.0)
+
+    model = Clocked(width=8, memory_tokens=3, read_tokens=2, layers=1, heads=2)
+    assert [name for name, _ in unsaved_of(model)] == ["grid"]
+    assert beside(model) == [".plain"]
+    assert not torch.equal(on_meta(model).grid, model.grid)

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import Server, serving, small_machine
-from test_serve import Raw, inputs, outputs_alone
+from serving import Raw, Server, inputs, outputs_alone, serving, small_machine
 
 from tokenturing.client import Session, connect
 from tokenturing.serve import messages as say

@@ -238,3 +238,37 @@ def test_redis_says_whether_it_keeps_its_word(redis_url: str) -> None:
     store._redis.config_set("appendfsync", "everysec")  # type: ignore[attr-defined]
     assert store.on_disk() is False  # type: ignore[attr-defined]
     store._redis.config_set("appendfsync", "always")  # type: ignore[attr-defined]
+
+
+def test_damage_is_never_a_bug_of_ours(tmp_path: Path) -> None:
+    """Noise over each page of the file in turn: it is refused with advice, at the start or when what is damaged is asked for."""
+    store = SqliteStore(tmp_path / "s.db", WINDOW)
+    names = [f"session-{number}" for number in range(40)]
+    store.put([], [record(name, state=bytes(700)) for name in names], "a")
+    for seq in range(1, 4):
+        store.put([Change(record(name, seq, bytes(700)), ((seq, bytes(300)),), fence=FIRST) for name in names])
+    store.close()
+    whole, noise, found = (tmp_path / "s.db").read_bytes(), bytes(range(1, 256)) * 17, []
+
+    def look(path: Path) -> None:
+        again = SqliteStore(path, WINDOW)
+        try:
+            for name in names:
+                again.get(name), again.reply(name, 3), again.marks(name)
+            again.expire(None, 1e9)
+            again.put([Change(record(names[0], 4), ((4, b"reply"),), fence=FIRST)], [record("new")])
+            again.page("", 100)
+            again.count(), again.now(), again.delete(names[1])
+        finally:
+            again.close()
+
+    for page in range(len(whole) // 4096):
+        path = tmp_path / f"{page}.db"
+        path.write_bytes(whole[: page * 4096] + noise[:4096] + whole[(page + 1) * 4096 :])
+        try:
+            look(path)
+        except StoreError as error:
+            found.append(str(error))
+    assert len(found) > 10
+    assert all("damaged" in one or "no SQLite file" in one for one in found), found
+    look(tmp_path / "s.db")

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from tokenturing.baselines.stack import GatedLayer, Stack, keep_bias
@@ -30,6 +31,11 @@ class GRULayer(GatedLayer):
         new = (candidate + (reset + from_reset).sigmoid() * from_candidate).tanh()
         keep = (keep + from_keep).sigmoid()
         return (new + keep * (hidden - new),)
+
+    def kernel(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        start = state[0].unsqueeze(0).contiguous()
+        hidden, last = torch.gru(x, start, self._weights(), True, 1, 0.0, torch.is_grad_enabled(), False, True)
+        return hidden, (last.squeeze(0),)
 
 
 class GRU(Stack):

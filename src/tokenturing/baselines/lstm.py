@@ -34,6 +34,11 @@ class LSTMLayer(GatedLayer):
         cell = forget.sigmoid() * cell + write.sigmoid() * candidate.tanh()
         return output.sigmoid() * torch.tanh(cell), cell
 
+    def kernel(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        start = tuple(leaf.unsqueeze(0).contiguous() for leaf in state)
+        hidden, *last = torch.lstm(x, start, self._weights(), True, 1, 0.0, torch.is_grad_enabled(), False, True)
+        return hidden, tuple(leaf.squeeze(0) for leaf in last)
+
 
 class LSTM(Stack):
     """Layers of x + out(LSTM(norm(x))) over step embeddings (Gers et al. 2000: with forget gates).

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tokenturing.baselines import fused
 from tokenturing.baselines.base import VectorBaseline
 from tokenturing.errors import OptionError
 from tokenturing.layers.linear import Linear
@@ -54,6 +55,15 @@ class GatedLayer(nn.Module):
     def cell(self, gates: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """The input's part [B, gates * H] and the state's [B, H] -> the next state, hidden vector first."""
         raise NotImplementedError
+
+    def kernel(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """All steps of `project` and `cell` in one call of PyTorch's: norm(x) [B, T, D], the state [B, H] each -> the hidden
+        vectors [B, T, H] and the last state."""
+        raise NotImplementedError
+
+    def _weights(self) -> list[Tensor]:
+        """As the functions behind `torch.nn.LSTM` and `torch.nn.GRU` take them."""
+        return [self.input.weight, self.recurrent.weight, self.input.bias, self.recurrent.bias]
 
 
 def keep_bias(hidden: int, horizon: float | None) -> Tensor:
@@ -109,3 +119,26 @@ class Stack(VectorBaseline):
             x = x + layer.dropout(layer.out(following[-1][0]))  # type: ignore[operator]
         leaves = (torch.stack(leaf, dim=1) for leaf in zip(*following, strict=True))
         return self.head(x), self.state_type(*leaves)
+
+    def segment(
+        self,
+        state: Any,
+        x: Tensor,
+        token_mask: Tensor | None,
+        reset: Tensor | None,
+        active: Tensor | None,
+        terms: dict[str, Tensor] | None = None,
+    ) -> tuple[Tensor, Any]:
+        """Layer by layer on PyTorch's kernels, where they can be used."""
+        parts = fused.spans(x.shape[1], reset, active) if fused.usable(list(self.layers), x) else None
+        if parts is None:
+            return super().segment(state, x, token_mask, reset, active, terms)
+        x = self.embedding(x, token_mask)
+        ends = []
+        for index, layer in enumerate(self.layers):
+            hidden, end = fused.recur(layer, layer.norm(x), tuple(leaf[:, index] for leaf in state), parts)  # type: ignore[operator, arg-type]
+            ends.append(end)
+            x = x + layer.dropout(layer.out(hidden))  # type: ignore[operator]
+        y = self.head(x)
+        following = self.state_type(*(torch.stack(leaf, dim=1) for leaf in zip(*ends, strict=True)))
+        return y if active is None else torch.where(active[:, :, None, None], y, 0.0), following

@@ -42,18 +42,20 @@ def serve(
     """Keep sessions of models alive for whoever connects: they outlive connections and the server itself.
 
     Clients speak over a WebSocket (ws://HOST:PORT/v1/connect); `tokenturing.client` is one in Python. Every step that is
-    acknowledged is on the disk. SIGTERM and Ctrl-C finish what waits first.
+    acknowledged is on the disk, unless --durability says otherwise. SIGTERM and Ctrl-C finish what waits first.
 
     Args:
         checkpoints: models: folders, exports, or names of shipped ones; NAME=FOLDER gives one a name of your own.
         host: the address to listen at; 127.0.0.1 is this machine alone, 0.0.0.0 all networks.
         port: 0: any that is free.
         store: sqlite:PATH, or redis://HOST:PORT/NUMBER, which servers on several machines can share.
-        token_file: clients must send one of the tokens in this file, one a line, of 16 characters or more.
-        origin: a page of this origin, such as https://example.org, may connect too.
-        allow_host: a name under which this server is called, such as the one of a proxy; default: localhost where it listens on
-            this machine alone, and else any.
-        durability: "step": what is acknowledged is on the disk; "interval=200ms": up to so much of it may be lost in a crash.
+        token_file: clients must send one of the tokens in this file: one a line, each of 16 characters or more. Others than its
+            owner must not be able to read it (mode 600).
+        origin: a page of this origin may connect too: scheme, host and perhaps a port, such as https://example.org.
+        allow_host: a name under which this server is called, such as the one of a proxy, without scheme and port; default:
+            localhost where it listens on this machine alone, and else any.
+        durability: "step": what is acknowledged is on the disk; "interval=200ms": up to so much of it may be lost in a crash, or
+            when another server on this store takes a session over.
         max_sessions: in the store.
         resident: sessions whose state is in memory; others wait in the store.
         batch: sessions in one step of the model.
@@ -67,11 +69,11 @@ def serve(
     from tokenturing.extras import require
 
     require("serve")
-    from tokenturing.serve.app import Access
+    from tokenturing.serve.access import Access
     from tokenturing.serve.engine import Engine
     from tokenturing.serve.limits import Limits, parse_durability
     from tokenturing.serve.run import bind, run
-    from tokenturing.serve.store import open_store
+    from tokenturing.serve.store import open_store, without_password
 
     if not checkpoints:
         raise OptionError("serve needs a model: tokenturing serve recall-ttm")
@@ -88,6 +90,8 @@ def serve(
     tokens = read_tokens(Path(token_file)) if token_file else []
     hosts = list(allow_host) or (["localhost", "127.0.0.1", "::1"] if _is_local(host) else None)
     access = Access(tokens, origin, hosts)
+    if threads < 1:
+        raise OptionError(f"--threads {threads}: expected a number above 0")
     models = {}
     for text in checkpoints:
         name, place = named(text)
@@ -97,14 +101,15 @@ def serve(
     listening = bind(host, port)
     sessions = open_store(store, window)
     if getattr(sessions, "on_disk", lambda: True)() is False:
-        print("warning: this Redis may lose what it has acknowledged: set appendonly yes, appendfsync always", file=sys.stderr)
+        more = "" if limits.interval is None else ", more than --durability says"
+        print(f"warning: this Redis may lose what it has taken{more}: set appendonly yes, appendfsync always", file=sys.stderr)
     engine = Engine(models, sessions, limits)
     address = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
 
     def say_ready() -> None:
         if not tokens and not _is_local(host):
             print("warning: whoever reaches this port is let in: consider --token-file", file=sys.stderr)
-        print(f"serving {', '.join(models)} at http://{address}/, sessions in {_without_password(store)}", flush=True)
+        print(f"serving {', '.join(models)} at http://{address}/, sessions in {without_password(store)}", flush=True)
         if page:
             print(f"a page to talk to it: http://{address}/", flush=True)
 
@@ -164,7 +169,7 @@ def read_tokens(file: Path) -> list[str]:
     """The tokens in a file, one a line; empty lines and those that begin with # are none.
 
     Raises:
-        OptionError: there are none, one is too short, or others than its owner may read the file.
+        OptionError: there are none, one is too short or cannot be sent, or others than its owner may read the file.
     """
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
@@ -175,6 +180,8 @@ def read_tokens(file: Path) -> list[str]:
     tokens = [line for line in lines if line and not line.startswith("#")]
     if not tokens or min(map(len, tokens)) < SHORTEST_TOKEN:
         raise OptionError(f"--token-file {file}: expected tokens of {SHORTEST_TOKEN} characters or more, one a line")
+    if not all(token.isascii() and token.isprintable() for token in tokens):
+        raise OptionError(f"--token-file {file}: expected printable ASCII alone, which is all that a client can send")
     return tokens
 
 
@@ -185,7 +192,3 @@ def _is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _without_password(store: str) -> str:
-    return re.sub(r"//[^@/]*@", "//", store)

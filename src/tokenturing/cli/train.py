@@ -1,7 +1,6 @@
 """`tokenturing train`"""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, UseAppendAction
 
 from tokenturing.cli.options import argument
-from tokenturing.errors import OptionError
 
 if TYPE_CHECKING:
     from tokenturing.train.recipe import Recipe
@@ -33,7 +31,8 @@ def train(
         out: where the run is kept: checkpoints, metrics, the trained model. Default: runs/NAME OF THE RECIPE.
         speech: recordings {digit}_{speaker}_{index}.wav to train on besides the synthesised voices.
         start: begin from the weights of this checkpoint, of a model of the same form.
-        device: where the model learns: "cpu", "cuda", "cuda:1", "mps". A run may go on on another one.
+        device: where the model learns: "cpu", "cuda", "cuda:1", "mps". A run may go on on another one. With torchrun: "cpu" or
+            "cuda", a GPU for each process.
     """
     from tokenturing.files.places import check_place
     from tokenturing.train.recipe import load_recipe
@@ -56,17 +55,12 @@ def find_recipe(recipe: str) -> Path:
 def _train(recipe: "Recipe", folder: Path, start: str, device: str) -> None:
     from tokenturing.checkpoint import load
     from tokenturing.cli.common import Progress, device_of, model_folder
-    from tokenturing.train.distributed import Workers
+    from tokenturing.train.distributed import Workers, own_device
     from tokenturing.train.loop import train as train_model
     from tokenturing.train.resume import FILE
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not device.startswith("cpu"):
-        raise OptionError(
-            f"--device {device}: the processes that torchrun starts train on the CPU, a core each; leave --device out, or let "
-            "one process train on the device, without torchrun"
-        )
     place = device_of(device)
-    workers = Workers(recipe.train.rows)
+    workers = Workers(recipe.train.rows, own_device(place))
     begin = load(model_folder(start)) if start else None
     if not workers.first:
         train_model(recipe, folder, start=begin, device=place)

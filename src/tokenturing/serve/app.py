@@ -1,95 +1,48 @@
 """The server as an ASGI application: the WebSocket of sessions, and HTTP for people and programs that look after it."""
 
-import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
-from starlette.websockets import WebSocket
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketClose
 
 import tokenturing
-from tokenturing.errors import OptionError, TokenTuringError
+from tokenturing.errors import TokenTuringError
 from tokenturing.serve import messages as say
+from tokenturing.serve.access import SUBPROTOCOL, Access, Refusal, wrong_protocols
 from tokenturing.serve.connection import Connection
 from tokenturing.serve.engine import Engine
 from tokenturing.serve.messages import ProtocolError
+from tokenturing.serve.openapi import SECRET, Endpoint, Handler, describe
+from tokenturing.serve.openapi import Path as At
 from tokenturing.serve.replies import error_message
 from tokenturing.serve.store import StoreError
 
-BEARER = "bearer."
-"""begins the subprotocol in which a browser, which can set no headers, sends its token"""
-SUBPROTOCOL = "tokenturing"
 STATUS = {
     "unknown_session": 404,
     "unknown_model": 404,
     "wrong_secret": 403,
-    "too_big": 413,
     "other_model": 409,
     "exists": 409,
+    "too_large": 413,
     "full": 429,
     "too_fast": 429,
     "store": 503,
     "draining": 503,
     "internal": 500,
 }
-CREATED = 201
 PAGE_OF_SESSIONS = 100
-POLICY, TRY_LATER = 1008, 1013
-
-
-class Access:
-    """Who may come in.
-
-    Args:
-        tokens: one of them has to be sent; none: everyone who can reach the server is let in.
-        origins: of pages that may connect, besides those that the server itself serves.
-        hosts: names under which the server is called; None: any. On a computer of one's own that keeps pages elsewhere, whose
-            name was made to point here, from reading what it says.
-    """
-
-    def __init__(self, tokens: Sequence[str] = (), origins: Sequence[str] = (), hosts: Sequence[str] | None = None):
-        for origin in origins:
-            parts = urlsplit(origin)
-            if not parts.scheme or not parts.netloc or parts.path.strip("/") or parts.query:
-                raise OptionError(f"--origin {origin}: expected scheme and host of a page's address, such as https://example.org")
-        self.tokens = [token.encode() for token in tokens]
-        self.origins = {origin.rstrip("/").lower() for origin in origins}
-        self.hosts = None if hosts is None else [host.lower() for host in hosts]
-
-    def refusal(self, headers: Headers, *, token: bool = True) -> tuple[int, str] | None:
-        """Why a request is refused, with an HTTP status; None: it is not."""
-        host = headers.get("host", "")
-        name = urlsplit(f"//{host}").hostname or ""
-        if self.hosts is not None and name not in self.hosts:
-            return 421, f"this server is not called {name[:100]!r}: expected {', '.join(self.hosts)}; see --allow-host"
-        origin = headers.get("origin")
-        if origin is not None and origin.lower() not in self.origins and urlsplit(origin).netloc.lower() != host.lower():
-            return 403, f"pages of {origin[:100]} may not connect: see --origin"
-        sent = _token(headers)
-        if token and self.tokens and not any([hmac.compare_digest(sent, one) for one in self.tokens]):
-            what = "the token that was sent is none of this server's" if sent else "a token is needed"
-            return 401, f"{what}: send it as 'Authorization: Bearer TOKEN'"
-        return None
-
-
-def _token(headers: Headers) -> bytes:
-    """What a request was sent with; empty: nothing."""
-    scheme, _, sent = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
-        sent = ""
-    for part in headers.get("sec-websocket-protocol", "").split(","):
-        if part.strip().startswith(BEARER):
-            sent = part.strip().removeprefix(BEARER)
-    return sent.strip().encode()
+AWAY = 503
+OF_A_SESSION = (403, 404, 409, AWAY)
+"""statuses: another secret, no such session, another model, no store"""
 
 
 def app(engine: Engine, access: Access | None = None, page: Path | None = None) -> Starlette:
@@ -111,7 +64,7 @@ def app(engine: Engine, access: Access | None = None, page: Path | None = None) 
             await engine.stop()
 
     routes: list[BaseRoute] = [WebSocketRoute("/v1/connect", here.connect)]
-    routes += [Route(path, here.guarded(*handlers), methods=list(handlers[0])) for path, handlers in here.table().items()]
+    routes += [Route(path, here.guarded(at), methods=list(at.methods)) for path, at in here.table().items()]
     if page is not None:
         routes.append(Mount("/", _Page(directory=page, html=True)))
     return Starlette(routes=routes, lifespan=lifespan)
@@ -120,13 +73,16 @@ def app(engine: Engine, access: Access | None = None, page: Path | None = None) 
 class _Page(StaticFiles):
     """Files that a browser asks for anew each time: after an upgrade, old parts would meet new ones."""
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # at another path than the one for it
+            await WebSocketClose()(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
         response.headers["Cache-Control"] = "no-cache"
         return response
-
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Http:
@@ -136,45 +92,53 @@ class Http:
         self.engine, self.access = engine, access
         self._connected = 0
 
-    def table(self) -> dict[str, tuple[Mapping[str, tuple[Handler, str]], bool]]:
-        """For each path its handlers by method, with what they do, and whether a token is needed."""
+    def table(self) -> dict[str, At]:
+        """What there is under each path."""
+        session = "; the session's secret in X-Session-Secret"
         return {
-            "/health": ({"GET": (self.health, "whether the process lives")}, False),
-            "/ready": ({"GET": (self.ready, "whether it takes inputs and reaches its store")}, False),
-            "/schema.json": ({"GET": (self.schema, "JSON schema of the messages of /v1/connect")}, False),
-            "/openapi.json": ({"GET": (self.openapi, "this description")}, False),
-            "/metrics": ({"GET": (self.metrics, "counts for Prometheus")}, True),
-            "/v1/models": ({"GET": (self.models, "what is served")}, True),
-            "/v1/sessions": (
+            "/health": At({"GET": Endpoint(self.health, "whether the process lives")}, token=False),
+            "/ready": At({"GET": Endpoint(self.ready, "whether it takes inputs and reaches its store", (AWAY,))}, token=False),
+            "/schema.json": At({"GET": Endpoint(self.schema, "JSON schema of the messages of /v1/connect")}, token=False),
+            "/openapi.json": At({"GET": Endpoint(self.openapi, "this description")}, token=False),
+            "/metrics": At({"GET": Endpoint(self.metrics, "counts for Prometheus")}),
+            "/v1/models": At({"GET": Endpoint(self.models, "what is served")}),
+            "/v1/sessions": At(
                 {
-                    "GET": (self.sessions, "sessions by id, 100 at a time: ?after=ID; needs a token where there are tokens"),
-                    "POST": (self.take_in, "begin a session with a file that was exported: ?model=NAME"),
-                },
-                True,
+                    "GET": Endpoint(self.sessions, "sessions by id, 100 at a time: ?after=ID", (AWAY,), query="after"),
+                    "POST": Endpoint(
+                        self.take_in,
+                        "begin a session with a file that was exported: ?model=NAME",
+                        (400, 404, 413, 429, AWAY),
+                        status=201,
+                        query="model",
+                    ),
+                }
             ),
-            "/v1/sessions/{session}": (
+            "/v1/sessions/{session}": At(
                 {
-                    "GET": (self.inspect, "age, steps and size; the session's secret in X-Session-Secret"),
-                    "DELETE": (self.delete, "end a session for good; its secret in X-Session-Secret"),
-                },
-                True,
+                    "GET": Endpoint(self.inspect, "age, steps and size" + session, OF_A_SESSION),
+                    "DELETE": Endpoint(self.delete, "end a session for good" + session, OF_A_SESSION),
+                }
             ),
-            "/v1/sessions/{session}/file": ({"GET": (self.file, "the session as a file; its secret in X-Session-Secret")}, True),
-            "/v1/sessions/{session}/ask": (
-                {"POST": (self.ask, 'answers to {"queries": [...]}, as of the last input; its secret in X-Session-Secret')},
-                True,
+            "/v1/sessions/{session}/file": At({"GET": Endpoint(self.file, "the session as a file" + session, OF_A_SESSION)}),
+            "/v1/sessions/{session}/ask": At(
+                {
+                    "POST": Endpoint(
+                        self.ask, 'answers to {"queries": [...]}, as of the last input' + session, (400, *OF_A_SESSION, 413)
+                    )
+                }
             ),
         }
 
-    def guarded(self, handlers: Mapping[str, tuple[Handler, str]], token: bool) -> Handler:
+    def guarded(self, at: At) -> Handler:
         """With the checks that come before each, and errors as their messages."""
 
         async def handle(request: Request) -> Response:
-            if refused := self.access.refusal(request.headers, token=token):
-                return JSONResponse({"code": "refused", "message": refused[1]}, refused[0])
-            handler = handlers["GET" if request.method == "HEAD" else request.method][0]
+            if refused := self.access.refusal(request.headers, token=at.token):
+                return _refused(refused)
+            method = "GET" if request.method == "HEAD" else request.method
             try:
-                return await handler(request)
+                return await at.methods[method].handler(request)
             except (TokenTuringError, StoreError) as error:
                 said = error_message(error)
                 self.engine.metrics.errors.labels(said.code).inc()
@@ -183,15 +147,15 @@ class Http:
         return handle
 
     async def connect(self, socket: WebSocket) -> None:
-        if refused := self.access.refusal(socket.headers):
-            await socket.send_denial_response(JSONResponse({"code": "refused", "message": refused[1]}, refused[0]))
+        offered = socket.scope.get("subprotocols", [])
+        if refused := self.access.refusal(socket.headers) or wrong_protocols(offered):
+            await socket.send_denial_response(_refused(refused))
             return
         if self.engine.draining or self._connected >= self.engine.limits.connections:
             why = f"there are {self._connected} connections: try again later"
-            await socket.send_denial_response(JSONResponse({"code": "full", "message": why}, 503))
+            await socket.send_denial_response(JSONResponse({"code": "full", "message": why}, AWAY))
             return
-        offered = socket.scope.get("subprotocols", [])
-        await socket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        await socket.accept(subprotocol=SUBPROTOCOL if offered else None)
         self._connected += 1
         self.engine.metrics.connections.set(self._connected)
         try:
@@ -212,25 +176,7 @@ class Http:
         return JSONResponse(say.schema())
 
     async def openapi(self, _: Request) -> Response:
-        paths = {
-            path: {
-                method.lower(): {
-                    "summary": what,
-                    "responses": {
-                        str(CREATED if handler == self.take_in else 200): {"description": "done"},
-                        "default": {"description": "an error"},
-                    },
-                }
-                for method, (handler, what) in handlers.items()
-            }
-            for path, (handlers, _) in self.table().items()
-        }
-        about = {
-            "title": "tokenturing",
-            "version": tokenturing.__version__,
-            "description": "Sessions: WebSocket /v1/connect, see /schema.json",
-        }
-        return JSONResponse({"openapi": "3.1.0", "info": about, "paths": paths})
+        return JSONResponse(describe(self.table()))
 
     async def metrics(self, _: Request) -> Response:
         return Response(self.engine.metrics.text(), media_type="text/plain; version=0.0.4")
@@ -246,7 +192,7 @@ class Http:
         data = await _body(request, self.engine.limits.message_bytes)
         message = say.Import(0, data, request.query_params.get("model", ""))
         record, secret = await self.engine.take_in(message, None)
-        return JSONResponse({"session": record.session, "secret": secret, "steps": record.steps}, CREATED)
+        return JSONResponse({"session": record.session, "secret": secret, "steps": record.steps}, 201)
 
     async def inspect(self, request: Request) -> Response:
         return JSONResponse(await self.engine.inspect(*_session(request)))
@@ -277,12 +223,17 @@ class _Queries(msgspec.Struct):
     queries: list[str | int]
 
 
+def _refused(refusal: Refusal) -> Response:
+    status, why = refusal
+    return JSONResponse({"code": "refused", "message": why}, status, {"WWW-Authenticate": "Bearer"} if status == 401 else None)
+
+
 def _json(content: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
 def _session(request: Request) -> tuple[str, str]:
-    return request.path_params["session"], request.headers.get("x-session-secret", "")
+    return request.path_params["session"], request.headers.get(SECRET, "")
 
 
 async def _body(request: Request, largest: int) -> bytes:
@@ -290,5 +241,5 @@ async def _body(request: Request, largest: int) -> bytes:
     async for part in request.stream():
         data += part
         if len(data) > largest:
-            raise ProtocolError("too_big", f"the body has more than {largest} bytes: see --max-message")
+            raise ProtocolError("too_large", f"the body has more than {largest} bytes: send less, or see --max-message")
     return bytes(data)

@@ -8,10 +8,12 @@ from msgspec import Struct
 
 from tokenturing.errors import ShapeError
 
-KINDS = {"bool": "b", "float16": "f", "float32": "f", "float64": "f", "int64": "i", "int32": "i", "int16": "i", "uint8": "u"}
-"""the types of arrays that may be sent"""
-_SENT = {name: np.dtype(name).newbyteorder("<") for name in KINDS}
-_NAMES = {np.dtype(name): name for name in KINDS}  # a type's own name takes as long as to send it
+TYPES = ("bool", "float16", "float32", "float64", "int64", "int32", "int16", "uint8")
+"""of arrays that may be sent"""
+NUMBERS = "bifu"
+"""the kinds of numpy's that are such"""
+_SENT = {name: np.dtype(name).newbyteorder("<") for name in TYPES} | {"bool": np.dtype(np.uint8)}  # any byte may have come
+_NAMES = {np.dtype(name): name for name in TYPES}  # a type's own name takes as long as to send it
 LARGEST_DIMENSIONS, LARGEST_SIZE = 8, 2**31
 
 
@@ -35,22 +37,21 @@ def array(value: np.ndarray) -> Array:
 
 
 def to_numpy(name: str, value: Value, dtype: np.dtype[Any]) -> np.ndarray:
-    """What a client sent as an array of this type.
+    """What a client sent as an array of this type. Floats may be rounded; whole numbers and yes or no are what they were.
 
     Raises:
-        ShapeError: it is none, or of a kind of numbers that does not fit.
+        ShapeError: it is none, or has numbers that this type cannot hold.
     """
     if not isinstance(value, Array):
         try:
             found = np.asarray(value)
         except ValueError as error:
             raise ShapeError(f"{name} is no array ({error}): expected nested lists of the same lengths") from None
-        fits = found.dtype.kind in ("bifu" if dtype.kind == "f" else dtype.kind) or not found.size
-        if not fits:
+        if found.dtype.kind not in NUMBERS:
             raise ShapeError(f"{name} holds {found.dtype}: expected {dtype}")
         return _cast(name, found, dtype)
-    if value.dtype not in KINDS or KINDS[value.dtype] not in ("bifu" if dtype.kind == "f" else dtype.kind):
-        raise ShapeError(f"{name} is {value.dtype[:20]}: expected {dtype}")
+    if value.dtype not in TYPES:
+        raise ShapeError(f"{name} is {value.dtype[:20]}: expected {dtype}, or one of {', '.join(TYPES)} that it can hold")
     if len(value.shape) > LARGEST_DIMENSIONS or not all(0 <= size <= LARGEST_SIZE for size in value.shape):
         raise ShapeError(f"{name} has shape {str(value.shape)[:80]}: expected at most {LARGEST_DIMENSIONS} sizes from 0 on")
     sent, count = _SENT[value.dtype], math.prod(value.shape)
@@ -65,6 +66,9 @@ def _cast(name: str, found: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     else:
         with np.errstate(over="ignore", invalid="ignore"):
             cast = found.astype(dtype)
+        if cast.dtype.kind != "f" and not np.array_equal(cast, found):
+            expected = "true and false, or 1 and 0" if dtype.kind == "b" else f"whole numbers that {dtype} can hold"
+            raise ShapeError(f"{name} has other numbers: expected {expected}")
     if cast.dtype.kind == "f" and not _finite(cast):
         raise ShapeError(f"{name} has NaN, infinite or too large numbers: expected finite ones; send absent tokens as zeros")
     return cast

@@ -87,8 +87,7 @@ class Connection:
                 task.cancel()
             await asyncio.gather(writer, reader, return_exceptions=True)
             self._ended = True
-            for seat in self._held.values():
-                self.engine.detach(seat, self)
+            self.engine.vanished(list(self._held.values()), self)
 
     async def _write(self) -> None:
         while True:
@@ -148,13 +147,10 @@ class Connection:
                     record = await self.engine.attach(message, self)
                     self.send(opened(message.request, record))
                 case say.Detach():
-                    seat = self._seat(message.session)
-                    self._held.pop(message.session)
-                    self.engine.detach(seat, self)
+                    await self.engine.detach(self._seat(message.session), self)
                     self.send(say.Gone(message.session, "detached", message.request))
                 case say.Close():
                     self._seat(message.session)
-                    self._held.pop(message.session)
                     await self.engine.delete(message.session, self)
                     self.send(say.Gone(message.session, "closed", message.request))
                 case _:
@@ -169,7 +165,7 @@ class Connection:
         if (seat := self.engine.seats.get(session)) is None or seat.listener is not self:
             return
         if self._ended:  # a fork was finished after the client had gone
-            self.engine.detach(seat, self)
+            self.engine.vanished([seat], self)
         else:
             self._held[session] = seat
 

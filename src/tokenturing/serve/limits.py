@@ -12,6 +12,7 @@ FLAGS = {
     "message_bytes": "--max-message",
     "idle_seconds": "--idle",
     "total_seconds": "--total",
+    "interval": "--durability",
 }
 """of `tokenturing serve`"""
 

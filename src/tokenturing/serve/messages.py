@@ -17,7 +17,6 @@ VERSION = 1
 Code = Literal[
     "bad_message",
     "bad_input",
-    "too_big",
     "unknown_model",
     "unknown_session",
     "wrong_secret",
@@ -26,6 +25,7 @@ Code = Literal[
     "gap",
     "too_old",
     "too_fast",
+    "too_large",
     "full",
     "unknown_mark",
     "too_many_marks",

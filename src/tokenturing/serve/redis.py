@@ -15,6 +15,8 @@ Result = TypeVar("Result")
 PREFIX = "tokenturing:"
 TIMEOUT_SECONDS = 2.0
 """for one answer of Redis"""
+LATER = "send the same again"
+AT_START = "start one there, or mend the address, its user and password"
 
 CLAIM = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return false end
@@ -93,9 +95,14 @@ class RedisStore:
         from redis import Redis
 
         self.window = window
-        self._redis: Any = Redis.from_url(url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS)
+        self._opened = False
+        try:
+            self._redis: Any = Redis.from_url(url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS)
+        except (ValueError, TypeError) as error:
+            raise StoreError(f"it is no address of Redis ({error}): expected redis://HOST:PORT/NUMBER") from None
         self._scripts = {text: self._redis.register_script(text) for text in (CLAIM, PUT, DELETE, TICK)}
         self._call(self._redis.ping)
+        self._opened = True
 
     def on_disk(self) -> bool | None:
         """Whether Redis has on its disk what it has acknowledged; None: it does not say."""
@@ -184,7 +191,8 @@ class RedisStore:
         try:
             return call()
         except (RedisError, OSError) as error:
-            raise StoreError(f"the sessions in Redis cannot be reached ({error}): send the same again") from error
+            advice = LATER if self._opened else AT_START
+            raise StoreError(f"the sessions in Redis cannot be reached ({error}): {advice}") from error
 
 
 def _key(*parts: str) -> str:

@@ -35,7 +35,7 @@ def error_message(error: Exception, message: Any = None) -> say.Error:
     if isinstance(error, ProtocolError):
         return say.Error(error.code, str(error), expected=error.expected, retry=error.retry, **where)
     if isinstance(error, StoreError):
-        return say.Error("store", str(error), retry=True, **where)
+        return say.Error("store", str(error), retry=not error.lasting, **where)
     return say.Error("bad_input", str(error), **where)
 
 
@@ -49,6 +49,12 @@ def unknown(session: str) -> ProtocolError:
     return ProtocolError(
         "unknown_session", f"there is no session {session[:LONGEST_NAME]!r}: it was closed, has expired, or never was"
     )
+
+
+def moved(why: str) -> ProtocolError:
+    """The connection holds the session no more."""
+    text = f"this connection holds the session no more, {why}: attach to it again, and send what comes after its seq"
+    return ProtocolError("moved", text, retry=True)
 
 
 def hashed(secret: str) -> bytes:

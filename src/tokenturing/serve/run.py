@@ -1,5 +1,6 @@
 """One server process: bind, serve, drain."""
 
+import logging
 import signal
 import socket
 import sys
@@ -10,13 +11,16 @@ from pathlib import Path
 import uvicorn
 
 from tokenturing.errors import OptionError
-from tokenturing.serve.app import Access, app
+from tokenturing.serve.access import Access
+from tokenturing.serve.app import app
 from tokenturing.serve.engine import Engine
 from tokenturing.serve.socket import Socket
 
 BACKLOG = 2048
 PING_SECONDS = 20.0
 SWITCH_SECONDS = 0.0005
+OF_STRANGERS = ("Invalid HTTP request received.", "Unsupported upgrade request.", "Invalid UTF-8 sequence received from client.")
+"""what uvicorn has to say of what strangers send; they are told, and our log is not theirs to fill"""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -61,7 +65,16 @@ def run(engine: Engine, listening: socket.socket, access: Access, page: Path | N
         timeout_graceful_shutdown=int(engine.limits.drain_seconds) + 1,
         server_header=False,
     )
-    _Server(config, engine, ready).run(sockets=[listening])
+    said = logging.getLogger("uvicorn.error")
+    said.addFilter(_ours)
+    try:
+        _Server(config, engine, ready).run(sockets=[listening])
+    finally:
+        said.removeFilter(_ours)
+
+
+def _ours(record: logging.LogRecord) -> bool:
+    return record.msg not in OF_STRANGERS
 
 
 class _Server(uvicorn.Server):

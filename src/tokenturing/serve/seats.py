@@ -12,7 +12,7 @@ from tokenturing.serve import messages as say
 from tokenturing.serve.limits import Limits
 from tokenturing.serve.messages import Message, ProtocolError
 from tokenturing.serve.metrics import Metrics
-from tokenturing.serve.replies import error_message
+from tokenturing.serve.replies import error_message, moved
 from tokenturing.serve.served import Served, Stream
 from tokenturing.serve.store import Record
 
@@ -123,8 +123,14 @@ class Seats(dict[str, Seat]):
         if not used and self.get(session) is seat:
             del self[session]
 
-    def drop(self, seat: Seat, why: str) -> None:
-        """This process holds the session no more."""
+    def drop(self, seat: Seat, why: str, knows: Listener | None = None) -> None:
+        """This process holds the session no more.
+
+        Args:
+            seat: of the session.
+            why: for whoever held it.
+            knows: who needs not be told, having asked for it.
+        """
         session = seat.record.session
         if seat.gone:
             return
@@ -133,9 +139,14 @@ class Seats(dict[str, Seat]):
             del self[session]
         self.awake.pop(session, None)
         self.dirty.pop(session, None)
-        if seat.listener is not None:
+        if seat.listener is not None and seat.listener is not knows:
             seat.listener.send(say.Gone(session, why))
         self._clear_line(seat, why)
+
+    def lose(self, seat: Seat) -> ProtocolError:
+        """Another worker has the session now -> what whoever uses it here is told."""
+        self.drop(seat, "another worker has it now")
+        return moved(seat.gone)
 
     def hand_over(self, seat: Seat, listener: Listener) -> None:
         """The session is another connection's; what the last one has in line is not taken any more."""
@@ -145,7 +156,7 @@ class Seats(dict[str, Seat]):
         self._clear_line(seat, "another connection attached to it")
 
     def _clear_line(self, seat: Seat, why: str) -> None:
-        error = ProtocolError("moved", f"this connection holds the session no more, {why}: attach to it again", retry=True)
+        error = moved(why)
         while seat.queue:
             job = seat.queue.popleft()
             job.listener.send(error_message(error, job.message))

@@ -38,6 +38,24 @@ CREATE TRIGGER IF NOT EXISTS one_less AFTER DELETE ON sessions BEGIN
     DELETE FROM marks WHERE id = old.id; END;
 """
 
+DAMAGED, FOREIGN = "it is damaged: restore a copy, see the guide for operators", "it is no SQLite file: name another one"
+ADVICE = {
+    "SQLITE_FULL": (
+        "there is no room left on its disk: free some, and send the same again",
+        "there is no room left on its disk: free some, or name a file on another",
+    ),
+    "SQLITE_BUSY": (
+        "another process holds it: send the same again",
+        "another process holds it: end that one, or name another file",
+    ),
+    "SQLITE_NOTADB": (FOREIGN, FOREIGN),
+    "SQLITE_CORRUPT": (DAMAGED, DAMAGED),
+    "SQLITE_READONLY": ("it may not be written by this user",) * 2,
+}
+"""by the beginning of an error's name: for who sent a message, and for who starts a server"""
+OTHERWISE = "send the same again", "expected a file that this user may read and write, in such a folder"
+LASTING = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
+
 
 class SqliteStore:
     """A store in a file with a write-ahead log: what a transaction wrote is on the disk when it returns.
@@ -54,11 +72,23 @@ class SqliteStore:
         self._lock = threading.Lock()
         if not self.path.parent.is_dir():
             raise StoreError(f"there is no folder {self.path.parent}: make it, or name another place for the sessions")
+        if self.path.is_dir():
+            raise StoreError(f"{self.path} is a folder: name a file in it, such as {self.path / 'sessions.db'}")
+        self._opened = False
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+        self._opened = True
+
+    def _prepare(self) -> None:
         with self._transaction() as connection:
             (form,) = connection.execute("PRAGMA user_version").fetchone()
             if form > FORM:
                 raise StoreError(f"{self.path} is of a newer tokenturing (form {form}): expected at most {FORM}")
-        _translated(self.path, lambda: self._connection().executescript(f"{TABLES}PRAGMA user_version = {FORM};"))
+        self._translated(lambda: self._connection().executescript(TABLES))
+        self._translated(lambda: self._connection().execute(f"PRAGMA user_version = {FORM}"))
 
     def get(self, session: str) -> Record | None:
         row = self._read("SELECT about, state, created FROM sessions WHERE id = ?", session)
@@ -151,13 +181,16 @@ class SqliteStore:
     def _connection(self) -> sqlite3.Connection:
         """One for each thread."""
         if not hasattr(self._local, "connection"):
-            connection = _translated(self.path, lambda: self._open())
+            connection = self._translated(self._open)
             self._local.connection, self._local.durable = connection, True
         return self._local.connection
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            connection.close()
+            raise StoreError(f"{self.path} can have no write-ahead log (but {mode}): name a file on a disk of this machine")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         with self._lock:
@@ -169,46 +202,38 @@ class SqliteStore:
         """All or nothing. One that is not durable may be lost when the power goes, with all processes; it waits for no disk."""
         connection = self._connection()
         if durable is not self._local.durable:
-            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._translated(lambda: connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}"))
             self._local.durable = durable
-        _translated(self.path, lambda: connection.execute("BEGIN IMMEDIATE"))
+        self._translated(lambda: connection.execute("BEGIN IMMEDIATE"))
         try:
             yield connection
             connection.execute("COMMIT")
         except sqlite3.Error as error:
-            raise _store_error(self.path, error) from error
+            raise self._error(error) from error
         finally:
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
+                self._translated(lambda: connection.execute("ROLLBACK"))
 
     def _rows(self, query: str, *values: object) -> list[tuple]:
         connection = self._connection()
-        return _translated(self.path, lambda: connection.execute(query, values).fetchall())
+        return self._translated(lambda: connection.execute(query, values).fetchall())
 
     def _read(self, query: str, *values: object) -> tuple | None:
         rows = self._rows(query, *values)
         return rows[0] if rows else None
 
+    def _translated(self, call: Callable[[], Result]) -> Result:
+        try:
+            return call()
+        except sqlite3.Error as error:
+            raise self._error(error) from error
 
-def _translated(path: Path, call: Callable[[], Result]) -> Result:
-    try:
-        return call()
-    except sqlite3.Error as error:
-        raise _store_error(path, error) from error
-
-
-def _store_error(path: Path, error: sqlite3.Error) -> StoreError:
-    advice = {
-        "SQLITE_FULL": "there is no room left on its disk: free some, and send the same again",
-        "SQLITE_BUSY": "another process holds it: send the same again",
-        "SQLITE_NOTADB": "it is no SQLite file: name another one",
-        "SQLITE_CORRUPT": "it is damaged: restore a copy, see the guide for operators",
-        "SQLITE_CANTOPEN": "it is a folder, or in one where this user may not write: name another place",
-        "SQLITE_READONLY": "it may not be written by this user",
-    }
-    name = getattr(error, "sqlite_errorname", "")
-    what = next((text for key, text in advice.items() if name.startswith(key)), "send the same again")
-    return StoreError(f"the sessions in {path.name} cannot be reached ({error}): {what}")
+    def _error(self, error: sqlite3.Error) -> StoreError:
+        name = getattr(error, "sqlite_errorname", "")
+        key = next((key for key in ADVICE if name.startswith(key)), "")
+        later, at_start = ADVICE.get(key, OTHERWISE)
+        text = f"the sessions in {self.path.name} cannot be reached ({error}): {later if self._opened else at_start}"
+        return StoreError(text, lasting=key in LASTING)
 
 
 def _split(record: Record) -> tuple[bytes, bytes]:

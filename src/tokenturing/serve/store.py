@@ -1,12 +1,15 @@
 """Where sessions are when no process holds them: bytes by id, written together or not at all, by one worker at a time."""
 
+import re
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from tokenturing.errors import OptionError, TokenTuringError
+
+Part = TypeVar("Part")
 
 FIRST = 1
 """the fence of a new session"""
@@ -15,7 +18,16 @@ LONGEST_TICK = 5.0
 
 
 class StoreError(TokenTuringError):
-    """The store is full, locked or away; nothing of what was to be written was."""
+    """The store is full, locked or away; nothing of what was to be written was.
+
+    Args:
+        message: for people.
+        lasting: whether it stays so until somebody mends the store.
+    """
+
+    def __init__(self, message: str, *, lasting: bool = False):
+        super().__init__(message)
+        self.lasting = lasting
 
 
 class Record(Struct, frozen=True):
@@ -126,12 +138,19 @@ pack = msgspec.msgpack.Encoder().encode
 
 def unpack_record(data: bytes) -> Record:
     """A record out of the store."""
-    return _RECORD.decode(data)
+    return _unpack(_RECORD, data)
 
 
 def unpack_mark(data: bytes) -> MarkBytes:
     """A mark out of the store."""
-    return _MARK.decode(data)
+    return _unpack(_MARK, data)
+
+
+def _unpack(decoder: "msgspec.msgpack.Decoder[Part]", data: bytes) -> Part:
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise StoreError(f"a session in the store is damaged ({error}): restore a copy", lasting=True) from None
 
 
 def open_store(url: str, window: int) -> Store:
@@ -146,16 +165,21 @@ def open_store(url: str, window: int) -> Store:
         StoreError: it cannot be opened.
     """
     scheme, _, rest = url.partition(":")
-    if scheme == "sqlite" and rest:
-        from tokenturing.serve.sqlite import SqliteStore
+    named = f"--store {without_password(url)}"
+    try:
+        if scheme == "sqlite" and rest:
+            from tokenturing.serve.sqlite import SqliteStore
 
-        return SqliteStore(rest, window)
-    if scheme in ("redis", "rediss", "unix"):
-        from tokenturing.serve.redis import RedisStore
+            return SqliteStore(rest, window)
+        if scheme in ("redis", "rediss", "unix"):
+            from tokenturing.serve.redis import RedisStore
 
-        try:
             return RedisStore(url, window)
-        except StoreError as error:
-            reason = str(error).removesuffix(": send the same again")
-            raise StoreError(f"--store: {reason}: is it running there, and may it be reached from here?") from error
-    raise OptionError(f"--store {url!r}: expected sqlite:PATH or redis://HOST:PORT/NUMBER")
+    except StoreError as error:
+        raise StoreError(f"{named}: {error}", lasting=error.lasting) from error
+    raise OptionError(f"{named}: expected sqlite:PATH or redis://HOST:PORT/NUMBER")
+
+
+def without_password(url: str) -> str:
+    """The name of a store as others may see it."""
+    return re.sub(r"//[^@/]*@", "//", url)

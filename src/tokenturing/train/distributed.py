@@ -17,25 +17,49 @@ from torch import Tensor, nn
 from tokenturing import state as states
 from tokenturing.errors import OptionError
 
+CPU = torch.device("cpu")
+
 
 def is_first() -> bool:
     """Whether this is the process that writes and speaks."""
     return os.environ.get("RANK", "0") == "0"
 
 
+def own_device(device: torch.device) -> torch.device:
+    """Where this process trains: of several on "cuda", each on the GPU that torchrun numbers for it.
+
+    Raises:
+        OptionError: several processes cannot train there.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or device.type == "cpu":
+        return device
+    if device.type != "cuda" or device.index is not None:
+        raise OptionError(
+            f"--device {device}: the processes that torchrun starts train on the CPU, a core each, or with --device cuda on a "
+            f"GPU each; expected one of these, or one process on {device}, without torchrun"
+        )
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
 class Workers:
     """The processes of this run; without torchrun one.
+
+    Args:
+        rows: of the whole batch.
+        device: where this process trains.
 
     Raises:
         OptionError: the rows cannot be shared out evenly.
     """
 
-    def __init__(self, rows: int):
+    def __init__(self, rows: int, device: torch.device = CPU):
         self.count, self.rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         if rows % self.count:
             raise OptionError(f"train.rows={rows} cannot be shared by {self.count} processes: expected a multiple")
         if self.count > 1 and not dist.is_initialized():
-            dist.init_process_group("gloo")
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         share = rows // self.count
         self.rows = range(self.rank * share, (self.rank + 1) * share)
         """the global rows of this process"""

@@ -21,7 +21,7 @@ from tokenturing.checkpoint.weights import weights_of
 from tokenturing.errors import CheckpointError, OptionError, TokenTuringError, a
 from tokenturing.files import read_json
 from tokenturing.tasks.contract import Task
-from tokenturing.train.distributed import Workers, is_first
+from tokenturing.train.distributed import Workers, is_first, own_device
 from tokenturing.train.kept import Kept
 from tokenturing.train.log import RunLog
 from tokenturing.train.optim import build_optimizer, rate_at, set_rate
@@ -61,11 +61,9 @@ class Training:
         device: str | torch.device = "cpu",
     ):
         torch.set_num_threads(recipe.train.threads)
-        self.recipe, self.folder, self.device = recipe, folder, torch.device(device)
+        self.recipe, self.folder, self.device = recipe, folder, own_device(torch.device(device))
         folder.mkdir(parents=True, exist_ok=True)
-        self.workers = Workers(recipe.train.rows)
-        if self.workers.count > 1 and self.device.type != "cpu":
-            raise OptionError(f"--device {self.device}: several processes train on the CPU only; expected one process")
+        self.workers = Workers(recipe.train.rows, self.device)
         self.task: Task = recipe.build_task() if task is None else task
         torch.manual_seed(recipe.train.seed)
         self.model = self.task.build()

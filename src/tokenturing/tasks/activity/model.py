@@ -75,9 +75,7 @@ class ActivityModel(HubMixin):
         seen = columns if self.sees != "statistics" else 0
         if self.sees != "samples":
             channels = columns // samples
-            self.pairs: Tensor
-            self.register_buffer("pairs", torch.triu_indices(channels, channels, 1), persistent=False)
-            seen += 3 * channels + self.pairs.shape[1]
+            seen += 3 * channels + channels * (channels - 1) // 2
         layers: list[nn.Module] = [nn.Linear(seen, width)]
         if embed == "mlp":
             layers += [nn.GELU(), nn.Linear(width, width)]
@@ -155,7 +153,8 @@ class ActivityModel(HubMixin):
         mean = samples.mean(-2)
         around = samples - mean.unsqueeze(-2)
         spread = around.square().mean(-2).clamp(min=1e-6).sqrt()
-        one, other = self.pairs
+        # Counted out at each call: a buffer that is not saved would hold anything after a model was built on the meta device.
+        one, other = torch.triu_indices(samples.shape[-1], samples.shape[-1], 1, device=samples.device)
         together = (around[..., one] * around[..., other]).mean(-2)
         change = (samples[..., 1:, :] - samples[..., :-1, :]).abs().sum(-2) * (CHANGES / self.samples)
         return torch.cat([mean, spread, change, together], dim=-1)
