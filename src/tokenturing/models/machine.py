@@ -164,7 +164,8 @@ class TokenTuringMachine(RecurrentModel):
             y = torch.where(active[:, :, None, None], y, 0.0)
             gate = torch.where(active.unsqueeze(-1), gate, 0.0)
         if terms is not None and self.write_cost:
-            add_terms(terms, {"write": self.write_cost * gate.sum() / max(len(x), 1)})
+            for cost in (self.write_cost * gate.sum(2)).sum(0).div(max(len(x), 1)).unbind(0):
+                add_terms(terms, {"write": cost})
         return y, state._replace(memory=memory, age=age, **known)
 
     def step_and_watch(self, x: Tensor, state: Any, token_mask: Tensor | None) -> tuple[Tensor, Any, dict[str, Tensor]]:

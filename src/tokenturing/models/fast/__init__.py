@@ -20,7 +20,7 @@ from tokenturing.memory.write import GatedWrite
 from tokenturing.models.cell import Cell
 from tokenturing.models.fast.function import Steps
 from tokenturing.models.fast.parts import EPSILON
-from tokenturing.models.fast.tape import Seen, Sizes
+from tokenturing.models.fast.tape import Sizes
 from tokenturing.models.fast.weights import age_rows, weights_of
 from tokenturing.processors.transformer import SelfAttention, TransformerBlock, TransformerProcessor
 
@@ -50,15 +50,14 @@ def covers(cell: Cell, memory: Tensor, x: Tensor) -> bool:
         return False
     if torch.autograd.forward_ad._current_level >= 0 or cell._compiled_call_impl is not None:
         return False
-    own = (cell.read, cell.write, cell.processor, cell.clock, cell.positions)
-    if not isinstance(cell.clock, SlotClock) or age_rows(cell.clock) > MOST_AGES or x.dtype != memory.dtype:
+    read, write, processor, clock = cell.read, cell.write, cell.processor, cell.clock
+    if type(read) is not MLPSummarizer or type(write) is not GatedWrite or type(processor) is not TransformerProcessor:
         return False
-    kinds = MLPSummarizer, GatedWrite, TransformerProcessor
-    return (
-        all(type(one) is kind for one, kind in zip(own, kinds, strict=False))
-        and all(_as_built(module, memory.dtype) for one in own for module in one.modules())
-        and _as_built(cell, memory.dtype)
-    )
+    if clock is None or age_rows(clock) > MOST_AGES or x.dtype != memory.dtype:
+        return False
+    own = (read, write, processor, clock, cell.positions)
+    modules = [module for one in own for module in one.modules() if module is not clock.features]
+    return all(_as_built(module, memory.dtype) for module in (cell, *modules))
 
 
 def _as_built(module: nn.Module, dtype: torch.dtype) -> bool:
@@ -67,6 +66,8 @@ def _as_built(module: nn.Module, dtype: torch.dtype) -> bool:
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return False
     if isinstance(module, nn.LayerNorm) and (module.eps != EPSILON or module.weight is None or module.bias is None):
+        return False
+    if isinstance(module, nn.Linear) and module.bias is None:
         return False
     if isinstance(module, nn.Dropout) and module.training and module.p:
         return False
@@ -93,21 +94,23 @@ def fast_segment(
         there = torch.nn.functional.pad(mask[0], (0, outputs), value=True)
         absent = torch.zeros_like(there, dtype=read.scores.dtype).masked_fill_(~there, -torch.inf)[:, :, None, :, None]
     memory, age = state.memory, state.age
+    heads = [block.attention.heads for block in cell.processor.modules() if isinstance(block, TransformerBlock)]
+    assert isinstance(cell.write, GatedWrite)
     found = []
     length = max(1, min(CHUNK, max(CHUNK_TOKENS, 64 * memory.shape[2]) // memory[..., 0].numel()))
     for start in range(0, steps, length):
         chunk = slice(start, start + length)
         flags = (None if part is None else part.t()[chunk] for part in (reset, active))
         parts = (read.scores, read.values, key_value, absent)
-        seen = Seen(*(None if part is None else part.transpose(0, 1)[chunk] for part in parts))
+        seen = [None if part is None else part.transpose(0, 1)[chunk] for part in parts]
         sizes = Sizes(
             rows=rows,
             inputs=inputs,
             slots=memory.shape[1],
             outputs=outputs,
             width=memory.shape[2],
-            hidden=cell.read.mlp[0].out_features,
-            heads=cell.processor.blocks[0].attention.heads if len(cell.processor.blocks) else 1,
+            hidden=cell.write.gate[0].out_features,  # type: ignore[arg-type]
+            heads=heads[0] if heads else 1,
             write_heads=cell.write.attention_heads,
         )
         y, memory, age, gate = Steps.apply(sizes, *flags, memory, age, fresh.memory, fresh.age, *seen, *weights)

@@ -51,7 +51,8 @@ def block(tokens: Tensor, w: LayerWeights, z: Sizes) -> tuple[Tensor, LayerTape]
     """One Transformer block, [r, D]."""
     first = normalise(tokens)
     qkv = torch.addmm(w.qkv_bias, first.normed, w.qkv).view(z.rows, z.outputs, -1)
-    mixed, attended = attend(*split(qkv, 3, z.heads), None, z.heads)
+    query, key, value = split(qkv, 3, z.heads)
+    mixed, attended = attend(query, key, value, None, z.heads)
     mixed = mixed.view(-1, z.width)
     second = normalise(torch.addmm(tokens, mixed, w.out).add_(w.out_bias))
     up = torch.addmm(w.up_bias, second.normed, w.up)
@@ -74,8 +75,9 @@ def write(
     gate_hidden = gate_hidden + gate_part
     gate_bent = F.gelu(gate_hidden)
     oldest = torch.ge(age, age.amax(1, keepdim=True)).to(memory.dtype).view(-1)
-    gate = F.hardsigmoid(torch.addmv(torch.addcmul(w.gate_bias, oldest, w.oldest), gate_bent, w.gate))
+    opening = torch.addmv(torch.addcmul(w.gate_bias, oldest, w.oldest), gate_bent, w.gate)
+    gate = F.hardsigmoid(opening)
     change = candidate - memory.view(candidate.shape)
     following = torch.addcmul(memory, gate.view(z.rows, z.slots, 1), change.view(memory.shape))
     following_age = (age + 1).masked_fill_(gate.view(age.shape) >= WRITTEN, 0)
-    return following, following_age, WriteTape(written, attended, mixed, gate_hidden, gate_bent, oldest, gate, change)
+    return following, following_age, WriteTape(written, attended, mixed, gate_hidden, gate_bent, oldest, opening, gate, change)

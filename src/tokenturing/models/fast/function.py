@@ -17,7 +17,7 @@ SEEN = len(Seen._fields)
 
 class Steps(torch.autograd.Function):
     """(sizes, reset, active, memory, age, fresh memory, fresh age, what is seen of the inputs, weights) -> outputs [T, B, R, D],
-    the last memory and its ages, and the gates [T, B, M]. Second derivatives there are none: `fast = False` has them."""
+    the last memory and its ages, and the gates [T, B, M]. There are no second derivatives: `fast = False` has them."""
 
     @staticmethod
     def forward(
@@ -60,8 +60,8 @@ class Steps(torch.autograd.Function):
     def backward(ctx: Any, of_output: Tensor, of_memory: Tensor, _: Any, of_gate: Tensor) -> tuple[Tensor | None, ...]:
         reset, active, *saved = ctx.saved_tensors
         w, tapes = Weights.of_flat(saved[: ctx.weights]), filled(ctx.form, iter(saved[ctx.weights :]))
-        gates = torch.stack([tape.write.gate for tape in tapes])
-        slopes = (((gates > 0) & (gates < 1)).to(gates.dtype) / 6).unbind(0)  # of hardsigmoid
+        openings = torch.stack([tape.write.opening for tape in tapes])
+        slopes = torch.ops.aten.hardsigmoid_backward.default(torch.ones_like(openings), openings).unbind(0)
         of_fresh, of_seen, sums = torch.zeros_like(of_memory), [], Sums(w, ctx.sizes)
         for t in reversed(range(len(tapes))):
             kept = None

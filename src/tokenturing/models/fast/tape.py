@@ -87,6 +87,8 @@ class WriteTape(NamedTuple):
     gate_bent: Tensor
     oldest: Tensor
     """[n], 1 where no slot is older"""
+    opening: Tensor
+    """[n], of which the gate is the hard sigmoid"""
     gate: Tensor
     """[n]"""
     change: Tensor

@@ -96,7 +96,8 @@ class Weights(NamedTuple):
         """The inverse of `flat`."""
         own, each = len(cls._fields) - 1, len(LayerWeights._fields)
         rest = tensors[own:]
-        return cls(*tensors[:own], tuple(LayerWeights(*rest[at : at + each]) for at in range(0, len(rest), each)))
+        layers = tuple(LayerWeights(*rest[at : at + each]) for at in range(0, len(rest), each))
+        return cls(**dict(zip(cls._fields, (*tensors[:own], layers), strict=True)))
 
 
 def _turned(weights: Weights | LayerWeights, names: tuple[str, ...]) -> dict[str, Any]:
@@ -116,8 +117,7 @@ def weights_of(cell: Cell, memory: Tensor) -> Weights:
     places = positions.memory(memory.new_zeros(slots, width))
     output_kind = of_write.output(nothing.unsqueeze(0)).squeeze(0) if isinstance(of_write, TokenPositions) else nothing
     hat = clock.age_scale(torch.arange(age_rows(clock), device=memory.device)).to(memory.dtype)
-    first, last, out = read.mlp[0], read.mlp[-1], write.out
-    gate, opening = write.gate[0], write.gate[-1]
+    out, (first, last), (gate, opening) = write.out, ends(read.mlp), ends(write.gate)
     of_slot, of_candidate = gate.weight.split(width, dim=1)
     parts = [
         folded(read.norm, first.weight, first.bias),
@@ -152,7 +152,7 @@ def weights_of(cell: Cell, memory: Tensor) -> Weights:
 
 def layer_of(block: TransformerBlock) -> LayerWeights:
     """The weights of one Transformer block."""
-    attention, up, down = block.attention, block.mlp[0], block.mlp[-1]
+    attention, (up, down) = block.attention, ends(block.mlp)
     width = attention.out.in_features
     scale = attention.out.weight.new_ones(3, width)
     scale[0] = (width // attention.heads) ** -0.5
@@ -162,10 +162,18 @@ def layer_of(block: TransformerBlock) -> LayerWeights:
         bias * scale.view(-1),
         attention.out.weight,
         attention.out.bias,
-        *folded(block.mlp_norm, up.weight, up.bias),  # type: ignore[arg-type]
-        down.weight,  # type: ignore[arg-type]
-        down.bias,  # type: ignore[arg-type]
+        *folded(block.mlp_norm, up.weight, up.bias),
+        down.weight,
+        down.bias,
     )
+
+
+def ends(block: nn.Sequential) -> tuple[nn.Linear, nn.Linear]:
+    """The first and the last layer of a feed-forward block."""
+    first, last = block[0], block[-1]
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
+    return first, last
 
 
 def both(layer: nn.Linear) -> tuple[Tensor, Tensor]:
