@@ -21,7 +21,7 @@ from video_clips import Means, clips, silent
 import tokenturing as tt
 from tokenturing.cli import main as cli
 from tokenturing.cli.segments import Segments, agreement, read_segments
-from tokenturing.errors import OptionError
+from tokenturing.errors import OptionError, ShapeError
 from tokenturing.features.extract import extract
 from tokenturing.features.file import Source
 from tokenturing.media.steps import open_media
@@ -105,6 +105,20 @@ def test_a_session_goes_on_where_it_was(means: Means, tmp_path: Path) -> None:
             fresh.take(step)
     np.testing.assert_array_equal(one.shares, other.shares)
     assert not np.array_equal(one.shares, fresh.shares), "the control"
+
+
+def test_a_step_without_finite_scores_is_not_taken(means: Means, tmp_path: Path) -> None:
+    runtime = eager(tt.load(saved(tmp_path / "model")))
+    with open_media(silent(tmp_path / "a.mp4", 0.4), **watching.view_for(runtime)._asdict()) as media:
+        session = task_of(runtime).session(runtime, media)
+    features = np.full((4, 3), 0.5, np.float32)
+    session.take_features(features)
+    before = session.snapshot()
+    with pytest.raises(ShapeError, match="not finite"):
+        session.take_features(features * np.nan)
+    assert all(np.array_equal(part, before[name]) for name, part in session.snapshot().items())
+    session.take_features(features)
+    assert not all(np.array_equal(part, before[name]) for name, part in session.snapshot().items()), "the control"
 
 
 @pytest.mark.parametrize(

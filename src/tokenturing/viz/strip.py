@@ -113,7 +113,7 @@ class Strip:
         return rows
 
     def _draw_row(self, draw: Any, at: float, places: Sequence[Block]) -> int:
-        """Blocks in pixels; those that lie at the same time share the row's height -> how many more there are at most at a time."""
+        """Blocks in pixels; those that lie at the same time share the row's height -> how many more there are at a time."""
         lanes = lanes_of(places, MOST_LANES)
         tall = ROW / max(max(lanes, default=0) + 1, 1)
         for (start, end, label, _), lane in zip(places, lanes, strict=True):
