@@ -1,9 +1,12 @@
 """Metrics of activity detection: against examples worked by hand, and scikit-learn where it has the same."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from tokenturing.errors import ShapeError
+from tokenturing.tasks.activity.judge import Precisions, Watched, figures, shares
 from tokenturing.tasks.activity.metrics import (
     Latency,
     Segment,
@@ -126,6 +129,27 @@ def test_latency_by_hand() -> None:
     guess = [labels("baaaabbbbb")]
     assert detection_latency(guess, truth) == Latency(2 / 3, 1.0)
     assert detection_latency(guess, truth, background=[0, 1])[0] == 0.0
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_scores_without_an_order_are_not_judged(wrong: float) -> None:
+    scores, truth = np.random.default_rng(0).random((10, 2)), np.arange(10)[:, None] < (3, 5)
+    scores[7, 1] = wrong
+    ways: list[Callable[[np.ndarray], object]] = [
+        lambda scores: average_precisions(scores, truth),
+        lambda scores: calibrated_average_precisions(scores, truth),
+        lambda scores: charades_map([scores], [truth]),
+        lambda scores: Precisions([scores], [truth]),
+        lambda scores: figures([Watched(scores, truth)], 0.5),
+        lambda scores: shares(scores, True),
+        lambda scores: shares(scores, False),
+    ]
+    for way in ways:
+        with pytest.raises(ShapeError, match="not finite at"):
+            way(scores)
+        way(np.nan_to_num(scores, posinf=1, neginf=0))
+    with pytest.raises(ShapeError, match="scores of rec are not finite at 1 of 10 steps, the first of them 7"):
+        shares(scores, True, "rec")
 
 
 def test_frame_accuracy_and_shapes() -> None:

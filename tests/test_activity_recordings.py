@@ -15,6 +15,7 @@ from tokenturing.cli.main import main
 from tokenturing.errors import OptionError
 from tokenturing.options import build
 from tokenturing.registry import find_task
+from tokenturing.tasks.activity.annotations import read_npz
 from tokenturing.tasks.activity.recording import segments_of, steps_of
 from tokenturing.tasks.activity.sensors import CHANNELS, as_steps
 from tokenturing.tasks.contract import Segment
@@ -110,6 +111,81 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
             steps_of(tmp_path / name, ABOUT)
 
 
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        (TIMES * 1000, r"100% of its 3980 s would be made up.*\(20 s as a rule\): expected times in seconds"),
+        (np.arange(200.0), r"made up.*\(1 s as a rule\)"),
+        (np.append(TIMES[:-1], 1e12), "made up"),
+        (np.append(TIMES[:-1], np.nan), "1 of 200 times are no numbers"),
+    ],
+)
+def test_times_that_are_no_seconds_are_refused(times: np.ndarray, said: str, tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", movement(TIMES), f"time,{','.join(CHANNELS)}", [times])
+    np.savez(tmp_path / "a.npz", samples=movement(TIMES), times=times)
+    for name in ("a.csv", "a.npz"):
+        with pytest.raises(OptionError, match=said):
+            steps_of(tmp_path / name, ABOUT)
+    slow = np.arange(0, 4, 0.1)
+    np.savez(tmp_path / "slow.npz", samples=movement(slow), times=slow + 7)
+    assert len(steps_of(tmp_path / "slow.npz", ABOUT)[0]) == 7, "the control: a fifth of the samples is few, and enough"
+
+
+def test_columns_that_could_be_any_are_refused(tmp_path: Path) -> None:
+    number, samples, head = np.arange(200.0), movement(TIMES), ",".join(CHANNELS)
+    write_csv(tmp_path / "numbered.csv", samples, "", [number, TIMES])
+    write_csv(tmp_path / "few.csv", samples[:, :5], "")
+    write_csv(tmp_path / "twice.csv", samples, f"AX,{head}", [number])
+    write_csv(tmp_path / "beside.csv", samples, head, [number])
+    for name, said in (
+        ("numbered.csv", "8 columns without names: expected ax, .*named in the first row"),
+        ("few.csv", "5 columns without names"),
+        ("twice.csv", "more than one column ax"),
+        ("beside.csv", "row 1 has 7 values for 6 columns"),
+    ):
+        file = tmp_path / name
+        file.write_text(file.read_text().lstrip("\n"))
+        with pytest.raises(OptionError, match=said):
+            steps_of(file, ABOUT)
+    good = write_csv(tmp_path / "GOOD.CSV", samples, "", [TIMES])
+    good.write_text(good.read_text().lstrip("\n"))
+    assert np.allclose(steps_of(good, ABOUT)[0], WHOLE, atol=1e-5), "the control: times and channels, in that order"
+
+
+def test_numbers_and_files_that_are_damaged_are_refused(tmp_path: Path) -> None:
+    broken = movement(TIMES)
+    broken[120, 2] = 1e300
+    write_csv(tmp_path / "large.csv", broken, ",".join(CHANNELS))
+    np.savez(tmp_path / "rate.npz", samples=movement(TIMES), rate="fifty")
+    np.savez(tmp_path / "zero.npz", samples=movement(TIMES), rate=0)
+    np.savez(tmp_path / "nan.npz", samples=movement(TIMES), rate=np.nan)
+    np.savez(tmp_path / "many.npz", samples=movement(TIMES), rate=np.full(200, 50))
+    np.savez(tmp_path / "text.npz", samples=movement(TIMES), times=TIMES.astype(str))
+    np.savez(tmp_path / "whole.npz", samples=movement(TIMES), rate=50)
+    content = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
+    (tmp_path / "bent.npz").write_bytes(content[:400] + b"\xff" * 8 + content[408:])
+    np.save(tmp_path / "array.npy", movement(TIMES))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    for name, said in (
+        ("large.csv", r"large\.csv: step 4 of 8 has 1e\+300: expected finite numbers"),
+        ("rate.npz", "rate is 'fifty': expected samples a second"),
+        ("zero.npz", "rate is 0"),
+        ("nan.npz", "rate is nan"),
+        ("many.npz", r"rate is \[200\]"),
+        ("text.npz", "times are <U.*expected seconds"),
+        ("cut.npz", "cannot be read"),
+        ("bent.npz", "cannot be read"),
+        ("array.npz", "cannot be read"),
+    ):
+        with pytest.raises(OptionError, match=said):
+            steps_of(tmp_path / name, ABOUT)
+    for name in ("cut.npz", "array.npz"):
+        with pytest.raises(OptionError, match="cannot be read"):
+            read_npz(tmp_path / name)
+    assert len(steps_of((tmp_path / "whole.npz").rename(tmp_path / "WHOLE.NPZ"), ABOUT)[0]) == 8, "the control"
+
+
 def test_features_are_taken_as_they_are(tmp_path: Path) -> None:
     about = {"features": [1, 4], "samples": 0, "seconds": 1.0, "source": {}}
     (one, *_) = sorted(npz_folder(tmp_path / "d").glob("*.npz"))
@@ -118,6 +194,14 @@ def test_features_are_taken_as_they_are(tmp_path: Path) -> None:
     assert seconds == 1.0
     with pytest.raises(OptionError, match=r"features \[33, 4\].*expected an .npz with features \[T, 1, 5\]"):
         steps_of(one, about | {"features": [1, 5]})
+    features = np.ones((7, 4))
+    features[5, 1] = -1e300
+    np.savez(tmp_path / "large.npz", features=features)
+    with pytest.raises(OptionError, match=r"large\.npz: step 5 of 7 has -1e\+300"):
+        steps_of(tmp_path / "large.npz", about)
+    np.savez(tmp_path / "large.npz", features=features, labels=np.zeros(7, int))
+    with pytest.raises(OptionError, match=r"large\.npz: step 5 of 7 has -1e\+300"):
+        read_npz(tmp_path / "large.npz")
 
 
 def test_segments_of_one_and_of_several() -> None:

@@ -15,12 +15,13 @@ pytest.importorskip("av")
 import av
 from command_line import fails
 from media_files import film, turned
+from PIL import Image, ImageDraw, ImageFont
 from video_clips import Means, clips, silent
 
 import tokenturing as tt
 from tokenturing.cli import main as cli
 from tokenturing.cli.segments import Segments, agreement, read_segments
-from tokenturing.errors import OptionError
+from tokenturing.errors import OptionError, ShapeError
 from tokenturing.features.extract import extract
 from tokenturing.features.file import Source
 from tokenturing.media.steps import open_media
@@ -30,7 +31,7 @@ from tokenturing.tasks.activity.model import ActivityModel
 from tokenturing.tasks.activity.watching import VideoSession
 from tokenturing.tasks.contract import Segment
 from tokenturing.train.recipe import task_of
-from tokenturing.viz.strip import COLOURS, Block, Strip, lanes_of
+from tokenturing.viz.strip import COLOURS, Block, Strip, lanes_of, listed
 
 CLASSES = ["dark", "bright", "other"]
 OPTIONS = {"width": 16, "memory_tokens": 4, "read_tokens": 2, "layers": 1, "heads": 2, "hidden": 16}
@@ -104,6 +105,20 @@ def test_a_session_goes_on_where_it_was(means: Means, tmp_path: Path) -> None:
             fresh.take(step)
     np.testing.assert_array_equal(one.shares, other.shares)
     assert not np.array_equal(one.shares, fresh.shares), "the control"
+
+
+def test_a_step_without_finite_scores_is_not_taken(means: Means, tmp_path: Path) -> None:
+    runtime = eager(tt.load(saved(tmp_path / "model")))
+    with open_media(silent(tmp_path / "a.mp4", 0.4), **watching.view_for(runtime)._asdict()) as media:
+        session = task_of(runtime).session(runtime, media)
+    features = np.full((4, 3), 0.5, np.float32)
+    session.take_features(features)
+    before = session.snapshot()
+    with pytest.raises(ShapeError, match="not finite"):
+        session.take_features(features * np.nan)
+    assert all(np.array_equal(part, before[name]) for name, part in session.snapshot().items())
+    session.take_features(features)
+    assert not all(np.array_equal(part, before[name]) for name, part in session.snapshot().items()), "the control"
 
 
 @pytest.mark.parametrize(
@@ -268,4 +283,26 @@ def test_a_strip_without_an_end_rolls() -> None:
     red, blue = ([int(COLOURS[index][part : part + 2], 16) for part in (1, 3, 5)] for index in (0, 1))
     assert early[row, left].tolist() == red
     assert late[row, left].tolist() == blue
-    assert lanes_of([(0, 2, "a"), (1, 3, "b"), (2, 4, "c")]) == [0, 1, 0]
+
+
+def test_of_more_labels_than_a_row_has_room_for_the_surest_are_shown() -> None:
+    blocks = [Block(0, 2, "a", 0.6), Block(1, 3, "b", 0.7), Block(2, 4, "c", 0.9), Block(2, 4, "d", 0.8)]
+    assert lanes_of(blocks[:3], 2) == [0, 1, 0]
+    assert lanes_of(blocks, 3) == [0, 1, 0, 2]
+    assert lanes_of(blocks, 2) == [0, -1, 0, 1]
+    names = [f"label {number}" for number in range(30)]
+    strip, picture = Strip(["model"], names, 10.0), np.zeros((64, 64, 3), np.uint8)
+    many = {"model": [Block(0, 5, name, 0.5 + number / 60) for number, name in enumerate(names)]}
+    shown = strip.below(picture, 1.0, names, many)[64 + 8 + 26 + 4 : 64 + 8 + 26 + 30]
+    colours = {tuple(pixel) for pixel in shown[:, 200].tolist()}
+    surest = [tuple(int(COLOURS[number % 10][part : part + 2], 16) for part in (1, 3, 5)) for number in range(24, 30)]
+    assert set(surest) <= colours
+    assert len(colours & {tuple(int(one[part : part + 2], 16) for part in (1, 3, 5)) for one in COLOURS}) == 6, "the control"
+    beside = strip.below(picture, 1.0, names, {"model": many["model"][:6]})[64 + 8 + 26 + 4 : 64 + 8 + 26 + 30]
+    assert not np.array_equal(shown[:, 8:78], beside[:, 8:78]), "it says how many more there are"
+    draw, font = ImageDraw.Draw(Image.new("RGB", (640, 30))), ImageFont.load_default(15)
+    assert listed(draw, names[:3], font, 600) == "label 0, label 1, label 2"
+    line = listed(draw, names, font, 300)
+    assert line.startswith("label 0, label 1")
+    assert line.endswith(f"and {30 - line.count('label')} more")
+    assert draw.textlength(line, font) <= 300

@@ -45,7 +45,7 @@ class Labelling:
         self._segments = Segments(session.labels, getattr(session, "several", False), media.step_seconds)
         self._out = Path(out) if out else None
         self._stack = ExitStack()
-        self._said = ""
+        self._said: list[str] = []
 
     def __enter__(self) -> Self:
         if self._out:
@@ -78,8 +78,8 @@ class Labelling:
         if shares is None:
             return
         self._segments.add(start, shares)
-        names = [one.label for one in self._segments.going()]
-        self._said = ", ".join(f"{name} {shares[self._session.labels.index(name)]:.0%}" for name in names)
+        now = {one.label: float(shares[self._session.labels.index(one.label)]) for one in self._segments.going()}
+        self._said = [f"{name} {now[name]:.0%}" for name in sorted(now, key=lambda name: -now[name])]
 
     @property
     def segments(self) -> list[Segment]:
@@ -94,7 +94,7 @@ class Labelling:
 def _blocks(segments: Sequence[Segment]) -> list[Any]:
     from tokenturing.viz.strip import Block
 
-    return [Block(one.start, one.end, one.label) for one in segments]
+    return [Block(one.start, one.end, one.label, one.confidence) for one in segments]
 
 
 def _upright(frame: Any, aspect: float) -> np.ndarray:

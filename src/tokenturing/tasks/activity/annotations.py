@@ -13,6 +13,7 @@ import numpy as np
 
 from tokenturing.errors import OptionError, closest
 from tokenturing.files import LARGEST_JSON
+from tokenturing.tasks.activity.arrays import as_float32, read_arrays
 
 LARGEST_CSV = 256 * 2**20
 """bytes"""
@@ -201,16 +202,8 @@ def read_npz(file: Path) -> Framed:
     Raises:
         OptionError: it is none.
     """
-    try:
-        with np.load(file, allow_pickle=False) as content:
-            if not {"features", "labels"} <= set(content.files):
-                raise OptionError(f"{file} holds {', '.join(content.files)}: expected features and labels")
-            features, labels = content["features"], content["labels"]
-    except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, OptionError):
-            raise
-        raise OptionError(f"{file} cannot be read ({error}): expected an npz with features and labels") from None
-    return framed(features, labels, str(file))
+    content = read_arrays(file, ("features", "labels"))
+    return framed(content["features"], content["labels"], str(file))
 
 
 def framed(features: np.ndarray, labels: np.ndarray, where: str) -> Framed:
@@ -219,19 +212,20 @@ def framed(features: np.ndarray, labels: np.ndarray, where: str) -> Framed:
     Raises:
         OptionError: they do not fit each other.
     """
-    if features.ndim not in (2, 3) or features.dtype.kind != "f" or not np.isfinite(features).all():
+    if features.ndim not in (2, 3) or features.dtype.kind != "f":
         raise OptionError(
             f"{where}: features are {features.dtype} {list(features.shape)}: expected finite floats [T, F] or [T, N, F]"
         )
+    features = as_float32(features, where)
     if labels.ndim not in (1, 2) or len(labels) != len(features) or not len(labels):
         raise OptionError(f"{where}: labels {list(labels.shape)} for {len(features)} steps: expected [T] or [T, C]")
     if labels.ndim == 2:
         if not np.isin(labels, (0, 1)).all():
             raise OptionError(f"{where}: labels [T, C] hold {labels.min():g} to {labels.max():g}: expected 0 and 1")
-        return Framed(features.astype(np.float32), labels.astype(bool))
+        return Framed(features, labels.astype(bool))
     if labels.dtype.kind not in "iu" or labels.min() < -1:
         raise OptionError(f"{where}: labels are {labels.dtype} from {labels.min()}: expected class numbers, or -1 for unknown")
-    return Framed(features.astype(np.float32), labels.astype(np.int64))
+    return Framed(features, labels.astype(np.int64))
 
 
 def read_folder(folder: Path) -> dict[str, Framed]:

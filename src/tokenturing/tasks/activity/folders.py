@@ -10,6 +10,7 @@ import numpy as np
 from tokenturing.errors import OptionError
 from tokenturing.files import read_json
 from tokenturing.tasks.activity.annotations import framed, read_folder
+from tokenturing.tasks.activity.arrays import DAMAGED
 from tokenturing.tasks.activity.streams import Stream, Streams, group_of
 
 CLASSES = "classes.txt"
@@ -165,10 +166,12 @@ def _array(file: Path) -> np.ndarray:
         raise OptionError(f"{file} has {file.stat().st_size} bytes: expected an array of at most {LARGEST_ARRAY}")
     try:
         found = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except DAMAGED as error:
         raise OptionError(f"{file} cannot be read ({error}): expected an array [T, F] or [T, C]") from None
-    if found.ndim != 2:
-        raise OptionError(f"{file} is {list(found.shape)}: expected [T, F] or [T, C]")
+    if not isinstance(found, np.ndarray) or found.ndim != 2:
+        raise OptionError(
+            f"{file} is {list(found.shape) if isinstance(found, np.ndarray) else 'an .npz'}: expected [T, F] or [T, C]"
+        )
     return found
 
 

@@ -12,6 +12,7 @@ from tokenturing.runtime import Runtime
 from tokenturing.tasks.activity.metrics import (
     CHARADES_FRAMES,
     Latency,
+    check_finite,
     detection_waits,
     edit_score,
     frame_accuracy,
@@ -52,7 +53,7 @@ def watch(model: Any, streams: Sequence[Stream], sigmoid: bool, report: Report |
         logits = _by_runtime(model, padded) if isinstance(model, Runtime) else _by_model(model, padded)
         for row, index in enumerate(some):
             one = streams[index]
-            scores = shares(logits[row, : len(one.labels)], sigmoid)
+            scores = shares(logits[row, : len(one.labels)], sigmoid, one.name)
             found[index] = Watched(scores[one.known], one.labels[one.known])
             done += len(one.labels)
         if report:
@@ -81,8 +82,13 @@ def _by_runtime(model: Runtime, features: np.ndarray) -> np.ndarray:
     return np.stack(found, axis=1)
 
 
-def shares(logits: np.ndarray, sigmoid: bool) -> np.ndarray:
-    """Probabilities; of several at once, each by itself."""
+def shares(logits: np.ndarray, sigmoid: bool, where: str = "") -> np.ndarray:
+    """Scores [T, C] as probabilities; of several at once, each by itself.
+
+    Raises:
+        ShapeError: some are not finite; it names the stream and the step.
+    """
+    check_finite(logits, where)
     if sigmoid:
         return 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
     weights = np.exp(logits - logits.max(-1, keepdims=True))
@@ -178,6 +184,7 @@ class Precisions:
     def __init__(self, scores: Sequence[np.ndarray], truths: Sequence[np.ndarray], ignored: Sequence[int] = ()):
         self.stream = np.repeat(np.arange(len(scores)), [len(one) for one in scores])
         every, self.truth = np.concatenate(scores), np.concatenate(truths)
+        check_finite(every)
         self.classes = [label for label in range(every.shape[1]) if label not in ignored]
         self.order = {label: np.argsort(-every[:, label], kind="stable") for label in self.classes}
         self.last = {

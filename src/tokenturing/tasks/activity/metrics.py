@@ -205,3 +205,15 @@ def _check(one: np.ndarray, other: np.ndarray) -> None:
         raise ShapeError(
             f"scores or labels of shape {list(one.shape)} for truth of {list(other.shape)}: expected equal shapes, not empty"
         )
+    check_finite(one)
+
+
+def check_finite(scores: np.ndarray, where: str = "") -> None:
+    """Raise a ShapeError where scores [T, ...] have no order: NaN ranks anywhere, and infinite ones hide what they were."""
+    finite = np.isfinite(scores).all(tuple(range(1, scores.ndim)))
+    if not finite.all():
+        wrong = np.flatnonzero(~finite)
+        raise ShapeError(
+            f"the scores{where and ' of '}{where} are not finite at {len(wrong)} of {len(finite)} steps, the first of them "
+            f"{wrong[0]}: expected finite ones; look for damaged weights, or features far beyond those of training"
+        )

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tokenturing.errors import MissingExtraError, OptionError
+from tokenturing.tasks.activity.arrays import as_float32
 from tokenturing.tasks.activity.old_arrays import read_old_arrays
 from tokenturing.tasks.activity.streams import Stream, Streams
 
@@ -60,7 +61,7 @@ def watch_streams(seconds: float, tokens: int, order: int, file: Path | None = N
     for subject in sorted(set(subjects)):
         own = [index for index, other in enumerate(subjects) if other == subject]
         own = [own[place] for place in np.random.default_rng([order, subject]).permutation(len(own))]
-        steps = [as_steps(recordings[index], seconds, tokens) for index in own]
+        steps = [as_steps(recordings[index], seconds, tokens, where=f"recording {index} of {PACKAGE}") for index in own]
         kept = [(part, labels[index]) for part, index in zip(steps, own, strict=True) if len(part)]
         lengths = [len(part) for part, _ in kept]
         found.append(
@@ -94,9 +95,13 @@ def samples_of(seconds: float, tokens: int, rate: float = RATE) -> int:
     return count // tokens
 
 
-def as_steps(recording: np.ndarray, seconds: float, tokens: int, rate: float = RATE) -> np.ndarray:
-    """Samples [n, channels] -> float32 [T, N, samples * channels]; what is left over at the end is dropped."""
+def as_steps(recording: np.ndarray, seconds: float, tokens: int, rate: float = RATE, where: str = "the recording") -> np.ndarray:
+    """Samples [n, channels] -> float32 [T, N, samples * channels]; what is left over at the end is dropped.
+
+    Raises:
+        OptionError: a number is not finite, or the step has no whole number of samples.
+    """
     samples = samples_of(seconds, tokens, rate)
     steps = len(recording) // (samples * tokens)
-    whole = recording[: steps * samples * tokens].astype(np.float32)
-    return whole.reshape(steps, tokens, samples * recording.shape[1])
+    whole = recording[: steps * samples * tokens].reshape(steps, tokens, samples * recording.shape[1])
+    return as_float32(whole, where)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenturing.errors import OptionError, choose
+from tokenturing.errors import OptionError, ShapeError, choose
 from tokenturing.features.frozen import Encoder, Tokens, open_encoder, view_of
 from tokenturing.media.steps import MediaStep
 from tokenturing.media.view import View
@@ -98,6 +98,8 @@ class ActivitySession:
         self, inputs: Mapping[str, np.ndarray], y: np.ndarray, state: Any, perceived: Mapping[str, np.ndarray]
     ) -> list[Event]:
         """Take what the model made of a step -> activities that begin."""
+        if not np.isfinite(y).all():
+            raise ShapeError("the scores of a step are not finite: expected finite features, and a model whose weights are whole")
         self.state = state
         scores = y[0].astype(np.float64)
         weights = np.exp(scores - scores.max())
