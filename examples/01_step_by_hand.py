@@ -12,6 +12,7 @@ import tokenturing as tt
 
 torch.manual_seed(0)
 torch.set_grad_enabled(False)
+torch.set_num_threads(1)  # a small machine's steps are over before a second thread has begun
 
 model = tt.TokenTuringMachine(width=64, memory_tokens=16, read_tokens=4, layers=2, heads=4).eval()
 stream = torch.randn(1, 100, 5, 64)  # [B, T, N, D]: one row, 100 steps of 5 tokens

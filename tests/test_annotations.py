@@ -107,3 +107,45 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", features=np.zeros((4, 5)), labels=np.zeros(4, int))
     with pytest.raises(OptionError, match="differ"):
         read_folder(tmp_path)
+
+
+def test_a_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    for head, encoding in (("id,actions", "utf-8-sig"), ("ID,Actions", "utf-8"), ("id, actions", "utf-8")):
+        file.write_text(f"{head}\nA,c001 1 2\n\n", encoding=encoding)
+        assert read_charades(file).videos == {"A": [Span(1, 2, 1)]}
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps({"database": {"one": {"annotations": []}}}).encode())
+    assert read_activitynet(file).videos == {"one": []}
+    for content in ("id,actions\nKüche,c001 1 2\n".encode("latin-1"), "id,actions\n".encode("utf-16")):
+        file.write_bytes(content)
+        with pytest.raises(OptionError, match=r"a.csv cannot be read .*expected a CSV in UTF-8"):
+            read_charades(file)
+    file.write_text(f"id,actions\nA,{'c001 1 2;' * 20_000}\n")
+    with pytest.raises(OptionError, match="field larger than field limit"):
+        read_charades(file)
+    file.write_text("id,actions,actions\nA,,c001 1 2\n")
+    with pytest.raises(OptionError, match="each once"):
+        read_charades(file)
+
+
+def test_rows_that_are_odd_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(
+        "id,actions,length\nshort\nlong,c001 1 2,5.0,c002 1 2\n,c001 1 2,5.0\nnothing,\nspare,c001 1 2,5.0,,\n"
+        "back,c001 1 2,-7.6\nword,c001 1 2,long\nfar,c001 50 60;c001 5 9,7.6\n"
+    )
+    found = read_charades(file)
+    assert found.videos == {
+        "nothing": [],
+        "spare": [Span(1, 2, 1)],
+        "back": [Span(1, 2, 1)],
+        "word": [Span(1, 2, 1)],
+        "far": [Span(5, 7.6, 1)],
+    }
+    assert found.durations == {"spare": 5.0, "far": 7.6}
+    assert found.problems == {
+        "rows with too few columns or too many, left out": 3,
+        "lengths that cannot be, not used": 2,
+        "spans outside of the video, left out": 1,
+        "spans past the video, cut": 1,
+    }

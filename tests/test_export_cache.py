@@ -1,9 +1,11 @@
 """Exports that are kept: made again once the code that shapes them is another."""
 
 import importlib
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,35 @@ def test_a_stale_graph_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(cache, "_own_sources", lambda source=source: source)
         cached_runtime(model, threads=1)
         assert len(list(tmp_path.glob("*/model.onnx"))) == graphs
+
+
+def test_exports_of_other_versions_go_once_nobody_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENTURING_CACHE", str(tmp_path))
+    first, second = zoo.build("GRU", dtype=torch.float32), zoo.build("LSTM", dtype=torch.float32)
+    monkeypatch.setattr(cache, "_own_sources", lambda: b"old")
+    for model in (first, second):
+        cached_runtime(model, threads=1)
+    old = sorted(tmp_path.glob("export-*"))
+    stray = tmp_path / "export-of-something-else"
+    stray.mkdir()
+    for folder in old:
+        age(folder)
+    cached_runtime(first, threads=1)
+    taken = [folder for folder in old if is_young(folder)]
+    assert len(taken) == 1, "an export that is taken is young again"
+    monkeypatch.setattr(cache, "_own_sources", lambda: b"new")
+    cached_runtime(first, threads=1)
+    new = set(tmp_path.glob("export-*")) - {*old, stray}
+    assert len(new) == 1
+    assert set(tmp_path.iterdir()) == {*new, *taken, stray}, "only what is old, of another version and an export goes"
+    age(*new)
+    cached_runtime(second, threads=1)
+    assert new < set(tmp_path.iterdir()), "this version's stay however old"
+
+
+def age(folder: Path) -> None:
+    os.utime(folder / "runtime.json", (0, time.time() - 2 * cache.KEPT_FOR))
+
+
+def is_young(folder: Path) -> bool:
+    return time.time() - (folder / "runtime.json").stat().st_mtime < cache.KEPT_FOR

@@ -12,8 +12,8 @@ from torch import nn
 
 import tokenturing as tt
 from tokenturing import runtime
-from tokenturing.errors import CheckpointError
-from tokenturing.export import compare, export_onnx
+from tokenturing.errors import CheckpointError, OptionError
+from tokenturing.export import compare, export_onnx, quantize
 from tokenturing.models.flat import FlatStep
 
 STEPS = 5
@@ -21,8 +21,11 @@ STEPS = 5
 
 @pytest.fixture(scope="module", params=["gated", "LSTM"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
+    """Small models, as if they were worth it."""
     model = zoo.build(request.param, dtype=torch.float32).train()
-    folder = export_onnx(model, tmp_path_factory.mktemp("int8") / request.param, precision="int8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantize, "LEAST", 1)
+        folder = export_onnx(model, tmp_path_factory.mktemp("int8") / request.param, precision="int8")
     assert model.training, "exporting changed the model"
     return model.eval(), folder
 
@@ -47,10 +50,17 @@ def test_it_stays_near(exported: tuple[nn.Module, Path]) -> None:
     assert 1e-5 < machine.description["off"] < 0.1
 
 
-def test_shipped_models_go_into_8_bits(tmp_path: Path) -> None:
+def test_shipped_models_can_go_into_8_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their eyes are asked of random pictures, where it is often a close call whether there is a digit."""
+    monkeypatch.setattr(quantize, "LEAST", 1)
     machine = runtime.load(export_onnx(tt.load("recall-ttm"), tmp_path / "ttm", precision="int8"), threads=1)
     assert 1e-5 < machine.description["off"] < 0.2
+
+
+def test_it_is_not_offered_where_it_is_slower(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"no matrix of this model has .* weights: expected one that has"):
+        export_onnx(zoo.build("GRU", dtype=torch.float32), tmp_path / "small", precision="int8")
+    assert not (tmp_path / "small").exists()
 
 
 @pytest.mark.parametrize("neighbour", ["louder", "nan", "infinite"])

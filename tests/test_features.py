@@ -1,5 +1,6 @@
 """Features of videos: the file and its reader, and the command that makes many of them."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -175,6 +176,47 @@ def test_the_command(videos: dict[str, Path], means: Means, tmp_path: Path, caps
     assert run(folder, "--out", out) == 0
     assert capsys.readouterr().out == f"{out}: 1 written, 1 were there\n"
     assert (out / "a.safetensors").read_bytes() == before
+
+
+def test_what_only_looks_like_a_video_is_told(
+    videos: dict[str, Path], means: Means, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.mp4").symlink_to(videos["bikes"])
+    (folder / "gone.mp4").symlink_to(tmp_path / "nothing")
+    (folder / "loop.mp4").symlink_to(folder / "loop.mp4")
+    (folder / "gone.txt").symlink_to(tmp_path / "nothing")
+    (folder / "linked").symlink_to(tmp_path)
+    assert run(folder, "--out", tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path / 'out'}: 1 written\n"
+    assert "2 videos could not be read:" in said.err
+    assert "gone.mp4: it leads to no file (No such file" in said.err
+    assert "loop.mp4: it leads to no file" in said.err
+    assert "linked: a link to a folder is not followed" in said.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="who may do anything is denied nothing")
+def test_what_may_not_be_read_or_written_is_told(
+    videos: dict[str, Path], means: Means, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from tokenturing.tasks.activity.folders import folder_of
+
+    folder, out = tmp_path / "in", tmp_path / "out"
+    (folder / "closed").mkdir(parents=True)
+    shutil.copy(videos["bikes"], folder / "a.mp4")
+    (folder / "closed").chmod(0)
+    assert run(folder, "--out", out) == 1
+    assert "closed: the folder cannot be read (Permission denied)" in capsys.readouterr().err
+    out.chmod(0o500)
+    runs = means.runs
+    assert run(folder, "--out", out, "--again") == 2
+    assert "may not be written to" in capsys.readouterr().err
+    assert means.runs == runs
+    with pytest.raises(OptionError, match="cannot be read"):
+        folder_of(str(folder / "closed"), "features")
+    (folder / "closed").chmod(0o700)
 
 
 def test_what_was_made_otherwise_is_told(means: Means, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

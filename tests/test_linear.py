@@ -29,6 +29,7 @@ def run(model: RecurrentModel, x: Tensor, state: Any, **options: Any) -> laws.Re
 
 def gradients(model: RecurrentModel, **options: Any) -> dict[str, Tensor]:
     x, state = inputs(model, laws.ROWS, laws.STEPS), used_state(model, laws.ROWS)
+    model.fast = False  # type: ignore[assignment]  # else no layer of the machine's is called
     return laws.gradients(lambda m, x, s: run(m, x, s, **options), model, x, state)
 
 

@@ -1,8 +1,12 @@
 """A run's folder: one run at a time, ended runs stay and go on, weights to begin from, and an honest estimate."""
 
 import json
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,6 +124,36 @@ def test_from_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_keeps_what_was_learned(
+    times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "small.toml"
+    file.write_text('task = "last_digits"\n[train]\nupdates = 4\nrows = 2\nsteps = 4\nsave_every = 100\n')
+    cli.main(["train", str(file), "--out", str(tmp_path / "whole")])
+    losses = LastDigits.losses
+
+    def interrupted(task: LastDigits, *arguments: Any) -> Any:
+        found = losses(task, *arguments)
+        if made.append(0) or len(made) == 2:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.01)
+        return found
+
+    made: list[int] = []
+    monkeypatch.setattr(LastDigits, "losses", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", str(file), "--out", str(tmp_path / "run")])
+    assert stopped.value.code == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert ("nothing is kept" if times == 2 else "goes on from the last checkpoint") in capsys.readouterr().err
+    cli.main(["train", str(file), "--out", str(tmp_path / "run")])
+    assert len(made) == (6 if times == 2 else 4), "a second one interrupts at once, and all is done anew"
+    one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "run"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 @pytest.mark.parametrize(("update", "said"), [(1, "nothing is kept"), (3, "goes on from the last checkpoint")])

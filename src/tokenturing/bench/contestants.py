@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tokenturing import baselines
 from tokenturing import state as states
 from tokenturing.bench.plain import plain, plain_step
-from tokenturing.errors import MissingExtraError, choose
+from tokenturing.errors import MissingExtraError, OptionError, choose
 from tokenturing.models.contract import RecurrentModel
 from tokenturing.models.machine import TokenTuringMachine
 
@@ -119,7 +119,7 @@ def contestants(
             continue
         try:
             found.append(build())
-        except (ImportError, MissingExtraError) as error:
+        except (ImportError, MissingExtraError, OptionError) as error:  # an option: a precision that is not offered at this size
             skipped[name] = " ".join(str(error).split())
     return found, skipped
 

@@ -80,8 +80,9 @@ def bound(result: Result, row: Result, what: str) -> tuple[float, str]:
     """
     name, limits = row["name"], result["limits"]
     half = "bf" in name
-    small = half or "int8" in name
-    rate = limits["bfloat16_gflops" if small else "float32_gflops"] * 1e9
+    rate = limits["bfloat16_gflops" if half else "float32_gflops"] * 1e9
+    if "int8" in name:  # of processors with products of 8 bits: four times that of float32, or twice that of bfloat16
+        rate = max(4 * limits["float32_gflops"], 2 * limits["bfloat16_gflops"]) * 1e9
     operations = 2 * result["multiply_adds"] * row.get("batch", row.get("rows"))
     numbers = next(one["parameters"] for one in result["contestants"] if one["name"] == name)
     bytes_read = numbers * (1 if "int8" in name else 2 if half else 4)

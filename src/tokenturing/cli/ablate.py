@@ -57,7 +57,7 @@ def ablate(
     if jobs < 1:
         raise OptionError(f"--jobs {jobs}: expected at least 1")
     device_of(device)
-    folder = check_place("--out", out or Path("runs") / Path(recipe).stem, folder=True)
+    folder = check_place("--out", out or Path("runs") / Path(recipe).stem, folder=True, filled=True)
     changes = [setting for group in settings for setting in group]
     plan = load_plan(find_recipe(recipe), changes, over=over or None, seeds=seeds or None, axes=axes)
     require("cli", *(extra for name in {cell.recipe.task for cell in plan.cells} for extra in find_task(name).extras))

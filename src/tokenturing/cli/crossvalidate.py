@@ -46,7 +46,7 @@ def crossvalidate(
 
     if not recipes:
         raise OptionError("crossvalidate needs a recipe, such as recipes/activity-watch.toml")
-    folder = check_place("--out", out, folder=True)
+    folder = check_place("--out", out, folder=True, filled=True)
     changes = [*(setting for group in settings for setting in group), f"train.threads={threads}"]
     chosen = None if folds == "all" else _numbers("--folds", folds)
     runs = [run for one in recipes for run in plan(find_recipe(one), changes, chosen, _numbers("--seeds", seeds), folder)]

@@ -21,7 +21,7 @@ def export(
 
     Args:
         checkpoint: the folder of a model or of its run, or the name of a shipped one.
-        int8: matrix products in 8 bits: a smaller file, and faster where the processor has instructions for it.
+        int8: large matrix products in 8 bits: a smaller file, and faster where the processor has instructions for it.
         bf16: matrix products in bfloat16, by OpenVINO: faster where the processor has instructions for it.
         out: the folder to write; runs/exports/NAME if not given.
     """

@@ -57,15 +57,16 @@ def features(
     require("media", *(["speech"] if sound else []))
     if jobs < 0:
         raise OptionError(f"--jobs {jobs}: expected 1 or more processes, or 0 for one a core")
-    folder = check_place("--out", out, folder=True)
-    found = find_videos(videos)
+    folder = check_place("--out", out, folder=True, filled=True)
+    made = Made()
+    found = find_videos(videos, made)
     settings = Settings(encoder, rate, grid, sound, download)
     frozen = open_encoder(encoder, download=download)
     view_of(frozen, rate, sound).check()
     tokens, width = Tokens(frozen, grid).shape
     wanted = to_make(found, folder, frozen, settings, again)
     files = {video: folder / f"{video.stem}.safetensors" for video in found}
-    made = Made(left=[file for video, file in files.items() if video not in wanted])
+    made.left += [file for video, file in files.items() if video not in wanted]
     folder.mkdir(parents=True, exist_ok=True)
     if wanted:
         print(f"{len(wanted)} of {len(found)} videos: {tokens} x {width} features, {rate:g} times a second", file=sys.stderr)

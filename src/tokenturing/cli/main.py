@@ -31,6 +31,8 @@ EVALUATE_FLAGS = ("--help", "--set", "--json", "--threads", "--device")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; what goes wrong for the caller's reasons is one line and exit code 2."""
     warnings.showwarning = _show_warning
+    # Threads that wait for one another without sleeping take the core from whoever they wait for, on a machine with other work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded, which it is not yet
     try:
         _parse_and_run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()

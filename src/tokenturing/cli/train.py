@@ -37,7 +37,7 @@ def train(
     from tokenturing.files.places import check_place
     from tokenturing.train.recipe import load_recipe
 
-    folder = check_place("--out", out or Path("runs") / Path(recipe).stem, folder=True)
+    folder = check_place("--out", out or Path("runs") / Path(recipe).stem, folder=True, filled=True)
     changes = [setting for group in settings for setting in group]
     if speech:
         changes.append(f"speech.folder={json.dumps(speech)}")  # a TOML string is written like JSON's

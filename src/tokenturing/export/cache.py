@@ -1,7 +1,10 @@
 """Exports that are made once and kept, so that a stream of a known model begins at once."""
 
 import hashlib
+import os
 import sys
+import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -14,8 +17,9 @@ from tokenturing.checkpoint import fingerprint
 from tokenturing.errors import CheckpointError
 from tokenturing.export.onnx import export_onnx
 from tokenturing.files import cache_folder
+from tokenturing.files.aside import beside, delete, held
 from tokenturing.models.flat import streaming_notes
-from tokenturing.runtime.machine import Runtime, is_export, load
+from tokenturing.runtime.machine import DESCRIPTION, Runtime, is_export, load
 
 
 def cached_runtime(model: nn.Module, *, precision: str = "float32", threads: int | None = None) -> Runtime:
@@ -25,13 +29,32 @@ def cached_runtime(model: nn.Module, *, precision: str = "float32", threads: int
         OptionError: the model cannot be exported.
         MissingExtraError: onnx or the runtime is not installed.
     """
-    folder = cache_folder() / f"export-{precision}-{_depends_on(model)}-{fingerprint(model)}"
+    version = _depends_on(model)
+    folder = cache_folder() / f"export-{precision}-{version}-{fingerprint(model)}"
     if is_export(folder):
         try:
-            return _noted(load(folder, threads=threads), model)
+            runtime = load(folder, threads=threads)
         except CheckpointError:  # it was damaged; it is made anew
             pass
-    return _noted(load(_write(model, folder, precision), threads=threads), model)
+        else:
+            with suppress(OSError):  # another user's cache
+                os.utime(folder / DESCRIPTION)
+            return _noted(runtime, model)
+    runtime = load(_write(model, folder, precision), threads=threads)
+    _prune(folder.parent, version)
+    return _noted(runtime, model)
+
+
+def _prune(cache: Path, version: str) -> None:
+    """Delete the exports of other versions that nobody has taken for long: another process may be about to read a newer one."""
+    for folder in cache.glob("export-*"):
+        if version in folder.name:
+            continue
+        with suppress(OSError), held(folder):  # it went meanwhile, or is another user's
+            if time.time() - (folder / DESCRIPTION).stat().st_mtime > KEPT_FOR:
+                hidden = beside(folder)
+                folder.rename(hidden)
+                delete(hidden)
 
 
 def _noted(runtime: Runtime, model: nn.Module) -> Runtime:
@@ -40,6 +63,8 @@ def _noted(runtime: Runtime, model: nn.Module) -> Runtime:
     return runtime
 
 
+KEPT_FOR = 14 * 24 * 3600.0
+"""seconds for which an export of another version stays in the cache after it was last taken"""
 ROOMS_WITHOUT_GRAPHS = ("bench", "cli", "demo", "evaluate", "features", "media", "recipes", "testing", "train", "viz", "weights")
 """of this package: what shapes no graph, so that its changes make no export anew"""
 

@@ -16,6 +16,7 @@ from torch import nn
 from tokenturing.checkpoint import fingerprint
 from tokenturing.errors import CheckpointError, OptionError, a, choose
 from tokenturing.export.compare import compare
+from tokenturing.export.fuse import OPSET, TRANSLATIONS, fuse
 from tokenturing.export.own import OwnModel
 from tokenturing.extras import require
 from tokenturing.files import write_folder
@@ -166,13 +167,16 @@ def _write_answers(graph: FlatStep, file: Path) -> None:
 def _save(module: nn.Module, arguments: tuple[Any, ...], file: Path, **names: Any) -> None:
     with _quiet():
         try:
-            program = torch.onnx.export(module, arguments, dynamo=True, verbose=False, **names)
+            program = torch.onnx.export(
+                module, arguments, dynamo=True, verbose=False, opset_version=OPSET, custom_translation_table=TRANSLATIONS, **names
+            )
         except torch.onnx.OnnxExporterError as error:
             raise OptionError(
                 f"the step cannot be written as a graph: {_reason(error)}. Branches on values, loops of a length that depends on "
                 "them and numbers of rows taken from an example (write x.shape[0], or -1) are the usual causes"
             ) from error
     assert program is not None
+    program.model = fuse(program.model)
     program.save(str(file), external_data=False)
 
 

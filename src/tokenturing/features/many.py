@@ -1,7 +1,9 @@
 """The features of many videos, in several processes: what is done stays, and what cannot be read is told at the end."""
 
 import multiprocessing
+import os
 import signal
+import stat
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -51,8 +53,12 @@ class Made:
     """videos that could, but for something to know about them"""
 
 
-def find_videos(places: Iterable[str | Path]) -> list[Path]:
+def find_videos(places: Iterable[str | Path], made: Made) -> list[Path]:
     """The files that were named and the videos in the folders that were, each once.
+
+    Args:
+        places: files and folders.
+        made: is told what in the folders cannot be read.
 
     Raises:
         OptionError: there is none at a place, or two have the same name, so that their features would.
@@ -60,9 +66,10 @@ def find_videos(places: Iterable[str | Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for place in map(Path, places):
         if place.is_dir():
-            inside = sorted(file for file in place.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+            inside = _inside(place, made)
             if not inside:
-                raise OptionError(f"there is no video in {place}: expected files that end in {', '.join(ENDINGS)}")
+                why = "".join(f"; {one}: {reason}" for one, reason in list(made.bad.items())[:1])
+                raise OptionError(f"there is no video in {place}{why}: expected files that end in {', '.join(ENDINGS)}")
         elif place.is_file():
             inside = [place]
         else:
@@ -78,6 +85,32 @@ def find_videos(places: Iterable[str | Path]) -> list[Path]:
                 f"{other} and {file} have the same name, and so would their features: rename one, or use two folders"
             )
     return list(found.values())
+
+
+def _inside(folder: Path, made: Made) -> list[Path]:
+    """The videos in a folder and in those in it; what only looks like one, or cannot be looked into, is told."""
+
+    def denied(error: OSError) -> None:
+        made.bad[Path(error.filename)] = f"the folder cannot be read ({error.strerror})"
+
+    found = []
+    for place, folders, files in os.walk(folder, onerror=denied):
+        for file in (Path(place) / name for name in files):
+            if file.suffix.lower() not in ENDINGS:
+                continue
+            try:
+                mode = file.stat().st_mode
+            except (OSError, RuntimeError) as error:  # a link to nothing or to itself, and what may not be looked at
+                made.bad[file] = f"it leads to no file ({getattr(error, 'strerror', error)})"
+                continue
+            if stat.S_ISREG(mode):
+                found.append(file)
+            else:
+                made.odd[file] = "it is no file, and left out"
+        for inner in (Path(place) / name for name in folders):
+            if inner.is_symlink():
+                made.odd[inner] = "a link to a folder is not followed: name it as well"
+    return sorted(found)
 
 
 def to_make(videos: Sequence[Path], folder: Path, encoder: Encoder, settings: Settings, again: bool) -> dict[Path, Path]:

@@ -6,13 +6,14 @@ from pathlib import Path
 from tokenturing.errors import OptionError
 
 
-def check_place(what: str, path: str | Path, *, folder: bool = False) -> Path:
+def check_place(what: str, path: str | Path, *, folder: bool = False, filled: bool = False) -> Path:
     """The path of a file (or folder) to write; folders above it may be missing, they are made.
 
     Args:
         what: the option or argument that names it, for the message.
         path: of the file or folder; one that is there is replaced.
         folder: whether it is a folder.
+        filled: whether a folder that is there is not replaced, but gets files one by one.
 
     Raises:
         OptionError: nothing can be written there.
@@ -37,7 +38,7 @@ def check_place(what: str, path: str | Path, *, folder: bool = False) -> Path:
     if there and not folder and not target.is_file():  # a device or a pipe, which is written into
         writable = [target]
     elif there and folder:
-        writable = [target, target.parent]
+        writable = [target] if filled else [target, target.parent]
     else:
         writable = [next(above for above in target.parents if above.exists())]
     if not writable[0].is_dir() and not there:

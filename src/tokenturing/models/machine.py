@@ -16,9 +16,10 @@ from tokenturing.memory.write import build_write
 from tokenturing.models.arguments import check_batch_size
 from tokenturing.models.cell import Cell, LookingBackState, MachineState
 from tokenturing.models.contract import RecurrentModel
+from tokenturing.models.fast import covers, fast_segment
 from tokenturing.models.look_back import look_back as look_back_over
 from tokenturing.models.numbers import check_flag, check_real, check_whole
-from tokenturing.models.scan import prepare_one
+from tokenturing.models.scan import add_terms, prepare_one
 from tokenturing.processors import build_processor
 
 
@@ -55,6 +56,9 @@ class TokenTuringMachine(RecurrentModel):
     never: int = math.ceil(HORIZON)
     """what the clock of an input place shows before its first step, where there is a look back"""
     write_cost: float = 0.0
+    fast: bool = True
+    """whether training takes chunks of steps as one operation, where that gives the same; false: step by step, as the cell says,
+    with derivatives of any order"""
 
     def __init__(
         self,
@@ -140,6 +144,29 @@ class TokenTuringMachine(RecurrentModel):
             return self.cell.prepare(x, token_mask), {}
         past, after = look_back_over(Past(state.recent, state.quiet), self.never, x, reset, active)
         return self.cell.prepare(x, token_mask, past), after._asdict()
+
+    def segment(
+        self,
+        state: Any,
+        x: Tensor,
+        token_mask: Tensor | None,
+        reset: Tensor | None,
+        active: Tensor | None,
+        terms: dict[str, Tensor] | None = None,
+    ) -> tuple[Tensor, Any]:
+        """T steps, with gradients written out by hand where there are such."""
+        if not (self.fast and "cell" in self._modules and covers(self.cell, state.memory, x)):
+            return super().segment(state, x, token_mask, reset, active, terms)
+        prepared, known = self.prepare(x, token_mask, state, reset, active)
+        fresh = state if reset is None else self.initial_state(len(x))
+        y, memory, age, gate = fast_segment(self.cell, prepared, state, fresh, reset, active)
+        if active is not None:
+            y = torch.where(active[:, :, None, None], y, 0.0)
+            gate = torch.where(active.unsqueeze(-1), gate, 0.0)
+        if terms is not None and self.write_cost:
+            for cost in (self.write_cost * gate.sum(2)).sum(0).div(max(len(x), 1)).unbind(0):
+                add_terms(terms, {"write": cost})
+        return y, state._replace(memory=memory, age=age, **known)
 
     def step_and_watch(self, x: Tensor, state: Any, token_mask: Tensor | None) -> tuple[Tensor, Any, dict[str, Tensor]]:
         """A step as `step` makes it, and what it did to each slot [B, M]: "read", the most that any read token took of it, and

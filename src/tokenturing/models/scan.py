@@ -131,7 +131,15 @@ def prepare_one(model: Scanned, x: Tensor, token_mask: Tensor | None, state: Any
     """`prepare` of a single step, x [B, N, D] and token_mask bool [B, N]."""
     mask = None if token_mask is None else token_mask.unsqueeze(1)
     prepared, known = model.prepare(without_absent(x, token_mask).unsqueeze(1), mask, state, None, None)
-    return _unbind(prepared, 1)[0], known
+    return _only(prepared), known
+
+
+def _only(prepared: Any) -> Any:
+    """`_unbind` of a single step, without a copy."""
+    if isinstance(prepared, Tensor):
+        return prepared.squeeze(1)
+    parts = [_only(part) for part in prepared]
+    return type(prepared)(*parts) if hasattr(prepared, "_fields") else tuple(parts)
 
 
 def _unbind(prepared: Any, steps: int) -> list[Any]:

@@ -78,13 +78,14 @@ class OpenVINO:
             self._graph = core.compile_model(str(graph), "CPU", settings)
         except RuntimeError as error:
             raise _unreadable(graph, error) from error
-        self.inputs: Sequence[str] = [part.get_any_name() for part in self._graph.inputs]
+        # An input that the graph hands on as it is goes by more names than its own.
+        self.inputs: Sequence[str] = [part.get_node().get_friendly_name() for part in self._graph.inputs]
         self._of_thread = threading.local()  # a request holds one run's buffers
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
         if not hasattr(self._of_thread, "request"):
             self._of_thread.request = self._graph.create_infer_request()
-        outputs = self._of_thread.request.infer({name: feed[name] for name in self.inputs})
+        outputs = self._of_thread.request.infer([feed[name] for name in self.inputs])
         return [outputs[index] for index in range(len(outputs))]
 
 

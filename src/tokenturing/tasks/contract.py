@@ -163,6 +163,10 @@ class Task(Protocol):
         """Settings of a recipe, one for each part of the data to test on, such as "data.fold=1"; none without such parts."""
         return []
 
+    def fingerprint(self) -> dict[str, str]:
+        """What each thing holds that there is to learn from, by its name: a run goes on with the same only."""
+        return {}
+
     def notes(self) -> dict[str, Any]:
         """What a checkpoint should say of how it was made, as plain JSON values."""
         return {}

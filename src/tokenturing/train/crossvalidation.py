@@ -13,7 +13,7 @@ from tokenturing.files import read_json, write_file
 from tokenturing.tasks.contract import Report
 from tokenturing.train.loop import train
 from tokenturing.train.recipe import Recipe, load_recipe
-from tokenturing.train.resume import flat
+from tokenturing.train.resume import check_data, flat
 
 FIGURES = "figures.json"
 """in a run's folder, once it was tested"""
@@ -30,6 +30,8 @@ class Run(NamedTuple):
     seed: int
     recipe: Recipe
     folder: Path
+    data: dict[str, str]
+    """by the fingerprint of its task"""
 
 
 def plan(path: Path, settings: Sequence[str], folds: Sequence[int] | None, seeds: Sequence[int], out: Path) -> list[Run]:
@@ -39,16 +41,18 @@ def plan(path: Path, settings: Sequence[str], folds: Sequence[int] | None, seeds
         OptionError: the task has no folds, or not that one.
     """
     recipe = load_recipe(path, settings)
-    cut = recipe.build_task().folds()
+    task = recipe.build_task()
+    cut = task.folds()
     if not cut:
         raise OptionError(f"the task {recipe.task!r} has no folds: expected one whose folds() gives settings of a recipe")
     if wrong := [fold for fold in folds or () if not 0 <= fold < len(cut)]:
         raise OptionError(f"--folds {wrong[0]}: {path.stem} has {len(cut)} folds: expected 0 to {len(cut) - 1}, or all")
+    data = task.fingerprint()
     runs = []
     for seed in seeds:  # outside: all folds with one seed are a result already
         for fold in range(len(cut)) if folds is None else folds:
             own = load_recipe(path, [*settings, cut[fold], f"train.seed={seed}"])
-            runs.append(Run(path.stem, fold, seed, own, out / path.stem / f"fold{fold}-seed{seed}"))
+            runs.append(Run(path.stem, fold, seed, own, out / path.stem / f"fold{fold}-seed{seed}", data))
     return runs
 
 
@@ -56,7 +60,7 @@ def perform(run: Run, report: Report | None = None) -> list[Figure]:
     """Train and test one run, or what is left of it to do -> its figures on test data.
 
     Raises:
-        OptionError: the folder holds a run of another recipe.
+        OptionError: the folder holds a run of another recipe, or on other data.
     """
     found = finished(run)
     if found is not None:
@@ -70,7 +74,13 @@ def perform(run: Run, report: Report | None = None) -> list[Figure]:
     train(run.recipe, run.folder, report=trained)
     task = run.recipe.build_task(report)
     found = task.evaluate({run.name: load(run.folder / "model")}, {}, report)[run.name]
-    content = {"recipe": run.recipe.to_json(), "fold": run.fold, "seed": run.seed, "figures": [one.to_json() for one in found]}
+    content = {
+        "recipe": run.recipe.to_json(),
+        "fold": run.fold,
+        "seed": run.seed,
+        "data": run.data,
+        "figures": [one.to_json() for one in found],
+    }
     write_file(run.folder / FIGURES, (json.dumps(content, indent=1) + "\n").encode())
     return found
 
@@ -87,6 +97,7 @@ def finished(run: Run) -> list[Figure] | None:
             f"{run.folder} holds figures of another recipe ({changed[0]}={theirs.get(changed[0])!r}, and now "
             f"{ours.get(changed[0])!r}): choose another --out, or delete it"
         )
+    check_data(run.data, content.get("data"), run.folder)
     try:
         return [Figure.from_json(row) for row in content["figures"]]
     except (KeyError, TypeError) as error:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 
 from tokenturing import state as states
@@ -21,13 +20,15 @@ from tokenturing.checkpoint.weights import weights_of
 from tokenturing.errors import CheckpointError, OptionError, TokenTuringError, a
 from tokenturing.files import read_json
 from tokenturing.tasks.contract import Task
-from tokenturing.train.distributed import Workers, is_first, own_device
+from tokenturing.train.alone import alone
+from tokenturing.train.distributed import Workers, own_device
 from tokenturing.train.kept import Kept
 from tokenturing.train.log import RunLog
 from tokenturing.train.optim import build_optimizer, rate_at, set_rate
 from tokenturing.train.plain import finite, plain
 from tokenturing.train.recipe import Recipe
-from tokenturing.train.resume import FILE, check_recipe, check_start, load_training, save_training
+from tokenturing.train.resume import FILE, check_data, check_recipe, check_start, load_training, save_training
+from tokenturing.train.stopping import stoppable
 
 Report = Callable[[int, int, dict[str, Any]], None]
 """called after each update with (updates done, updates in all, metrics so far)"""
@@ -65,6 +66,7 @@ class Training:
         folder.mkdir(parents=True, exist_ok=True)
         self.workers = Workers(recipe.train.rows, self.device)
         self.task: Task = recipe.build_task() if task is None else task
+        self.data = self.task.fingerprint()
         torch.manual_seed(recipe.train.seed)
         self.model = self.task.build()
         check_savable(self.model)  # rather than after hours of training
@@ -102,8 +104,9 @@ class Training:
         initial_state = getattr(self.model, "initial_state", None)
         like = None if initial_state is None else initial_state(self.recipe.train.rows)
 
-        def check(recipe: dict[str, Any]) -> None:
-            check_recipe(self.recipe.to_json(), recipe, self.folder)
+        def check(progress: dict[str, Any]) -> None:
+            check_recipe(self.recipe.to_json(), progress["recipe"], self.folder)
+            check_data(self.data, progress.get("data"), self.folder)
 
         state, progress, tensors = load_training(self.folder, self.model, self.optimizer, like, check, self.device)
         self.state = None if state is None else states.move(self.workers.own(state), self.device)
@@ -127,6 +130,7 @@ class Training:
             "skipped": self.skipped,
             "lost": self.lost,
             "start": self.start,
+            "data": self.data,
             "validation": self.validation,
             "kept": self.kept.to_json(),
             "streams": streams,
@@ -226,7 +230,7 @@ def train(
 
     A run that has reached its end is left as it is; with more updates in the recipe it goes on.
     """
-    with _alone(folder):
+    with alone(folder):
         run = Training(recipe, folder, task, start, device)
         if run.update < recipe.train.updates:
             _go_on(run, report)
@@ -242,15 +246,18 @@ def _go_on(run: Training, report: Report | None) -> None:
     recipe, folder, total = run.recipe, run.folder, run.recipe.train.updates
     log = RunLog(folder, run.update) if run.workers.first else None
     metrics: dict[str, Any] = {}
-    while run.update < total:
-        metrics |= run.advance()
-        run.check_learning()
-        if log is not None:
-            _look(run, log, metrics, total)
-        if run.update % recipe.train.save_every == 0 or run.update == total:
-            run.save()
-        if report and log is not None:
-            report(run.update, total, metrics)
+    with stoppable(run.workers.count == 1) as stop:
+        while run.update < total:
+            metrics |= run.advance()
+            run.check_learning()
+            if log is not None:
+                _look(run, log, metrics, total)
+            if stop.wanted or run.update % recipe.train.save_every == 0 or run.update == total:
+                run.save()
+            if report and log is not None:
+                report(run.update, total, metrics)
+            if stop.wanted:
+                raise KeyboardInterrupt
     if log is not None:
         log.close()
         if run.skipped:
@@ -265,24 +272,6 @@ def _updates_of(folder: Path) -> int | None:
         return read_json(folder / CONFIG)["notes"].get("updates")
     except (CheckpointError, KeyError, AttributeError):
         return None
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """No other run may write to the folder meanwhile; the processes of one run are one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not is_first():
-        yield
-        return
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise OptionError(f"another process trains in {folder}: wait for it, or choose another --out") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _look(run: Training, log: RunLog, metrics: dict[str, Any], total: int) -> None:

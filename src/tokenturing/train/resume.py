@@ -1,7 +1,8 @@
 """All that a training run needs to go on as if it had never stopped, in one file, never pickle."""
 
 import json
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,15 +48,18 @@ def load_training(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     carried_like: Any,
-    check_recipe: Callable[[dict[str, Any]], None],
+    check: Callable[[dict[str, Any]], None],
     device: torch.device,
 ) -> tuple[Any, dict[str, Any], dict[str, Tensor]]:
-    """Restore all that `save_training` wrote -> the streams' states, the progress and the weights kept."""
+    """Restore all that `save_training` wrote -> the streams' states, the progress and the weights kept.
+
+    `check` is given the progress before anything is restored.
+    """
     file = TensorFile(folder / FILE, "training checkpoint")
     tensors = file.tensors()
     try:
         progress = json.loads(file.metadata["progress"])
-        check_recipe(progress["recipe"])
+        check(progress)
     except (KeyError, ValueError, TypeError) as error:
         if isinstance(error, OptionError):
             raise
@@ -99,6 +103,29 @@ def check_start(ours: str | None, theirs: str | None, folder: Path) -> None:
     if ours not in (None, theirs):
         began = "from other weights" if theirs else "without given weights"
         raise OptionError(f"--from: {folder} holds a run that began {began}: leave out --from to go on, or choose another --out")
+
+
+def check_data(ours: dict[str, str], theirs: dict[str, str] | None, folder: Path) -> None:
+    """Raise an OptionError that says how the data, by the fingerprint of a task, differ from those of the run in the folder."""
+    if theirs is None:
+        if ours:
+            warnings.warn(f"{folder} holds a run of an older version, which does not say what data it had", stacklevel=3)
+        return
+    new, gone = ([name for name in one if name not in other] for one, other in ((ours, theirs), (theirs, ours)))
+    changed = [name for name in ours if theirs.get(name, ours[name]) != ours[name]]
+    words = [f"{len(names)} {kind} ({_some(names)})" for kind, names in (("new", new), ("gone", gone)) if names]
+    if changed:
+        first = changed[0]
+        words.append(f"{len(changed)} changed (such as {first}: {theirs[first]}, and now {ours[first]})")
+    if words:
+        raise OptionError(
+            f"{folder} holds a run on other data: {', '.join(words)}: give it the data as they were, choose another --out, or "
+            "delete it"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def lasting(recipe: dict[str, Any]) -> dict[str, Any]:

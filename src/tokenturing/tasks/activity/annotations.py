@@ -4,7 +4,7 @@ import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -42,21 +42,42 @@ class Annotations:
     """one of each kind"""
 
     def add(self, video: str, start: float, end: float, label: int) -> None:
-        """One span; an empty one, or one outside of the video, is counted and cut or left out."""
+        """One span; what of it is empty, or outside of the video, is counted and cut or left out."""
         where = f"{video}: {self.classes[label]} from {start:g} to {end:g} s"
         length = self.durations.get(video, math.inf)
         spans = self.videos.setdefault(video, [])
         if not (math.isfinite(start) and math.isfinite(end)) or end <= start:
             self.note("empty or backward spans, left out", where)
             return
+        if end <= 0 or start >= length:
+            self.note("spans outside of the video, left out", f"{where}, of {length:g} s")
+            return
         if start < 0 or end > length:
             self.note("spans past the video, cut", f"{where}, of {length:g} s")
             start, end = max(start, 0.0), min(end, length)
-            if end <= start:
-                return
         if any(one.label == label and one.start < end and start < one.end for one in spans):
             self.note("spans that overlap another of the same class", where)
         spans.append(Span(start, end, label))
+
+    def lasts(self, video: str, length: object) -> None:
+        """The seconds of a video, as they are annotated: nothing, or a number."""
+        seconds = _number(length)
+        if seconds is not None and seconds > 0:
+            self.durations[video] = seconds
+        elif length is not None and str(length).strip():
+            self.note("lengths that cannot be, not used", f"{video}: {str(length)[:60]}")
+
+    def end(self, video: str, seconds: float) -> None:
+        """A video has turned out to end then: what of its spans lies behind is counted and cut or left out."""
+        spans, self.videos[video] = self.videos[video], []
+        for span in spans:
+            where = f"{video}: {self.classes[span.label]} from {span.start:g} to {span.end:g} s, of {seconds:g} s by its features"
+            if span.start >= seconds:
+                self.note("spans outside of the video, left out", where)
+                continue
+            if span.end > seconds:
+                self.note("spans past the video, cut", where)
+            self.videos[video].append(span._replace(end=min(span.end, seconds)))
 
     def note(self, kind: str, example: str) -> None:
         """Something odd."""
@@ -92,25 +113,39 @@ def read_charades(file: Path, classes: int = 157) -> Annotations:
         OptionError: it is none.
     """
     found = Annotations([f"c{number:03}" for number in range(classes)])
-    with _opened(file, LARGEST_CSV).open(encoding="utf-8", newline="") as lines:
-        rows = csv.DictReader(lines)
-        if not {"id", "actions"} <= set(rows.fieldnames or ()):
-            raise OptionError(f"{file} has the columns {', '.join(rows.fieldnames or ())[:200]}: expected id and actions")
-        for row in rows:
-            video = row["id"]
-            if video in found.videos:
-                found.note("videos that are there twice", video)
-            found.videos.setdefault(video, [])
-            if length := _number(row.get("length")):
-                found.durations[video] = length
-            for action in filter(None, (row["actions"] or "").split(";")):
-                name, *times = action.split()
-                numbers = [_number(text) for text in times]
-                if name not in found.classes or len(numbers) != 2 or None in numbers:
-                    found.note("actions that cannot be read, left out", f"{video}: {action[:60]}")
-                    continue
-                found.add(video, numbers[0] or 0.0, numbers[1] or 0.0, found.classes.index(name))
+    rows = _rows(file)
+    head = [name.strip().lower() for name in next(rows, [])]
+    if head.count("id") != 1 or head.count("actions") != 1:
+        raise OptionError(f"{file} has the columns {', '.join(head)[:200]}: expected id and actions, each once")
+    for row in rows:
+        about = dict(zip(head, row, strict=False))
+        video = about["id"].strip() if "id" in about else ""
+        if not video or "actions" not in about or any(row[len(head) :]):
+            found.note("rows with too few columns or too many, left out", ",".join(row)[:60])
+            continue
+        if video in found.videos:
+            found.note("videos that are there twice", video)
+        found.videos.setdefault(video, [])
+        found.lasts(video, about.get("length"))
+        for action in filter(str.strip, about["actions"].split(";")):
+            name, *times = action.split()
+            numbers = [_number(text) for text in times]
+            if name not in found.classes or len(numbers) != 2 or None in numbers:
+                found.note("actions that cannot be read, left out", f"{video}: {action[:60]}")
+                continue
+            found.add(video, numbers[0] or 0.0, numbers[1] or 0.0, found.classes.index(name))
     return found
+
+
+def _rows(file: Path) -> Iterator[list[str]]:
+    """The rows of a CSV, but for empty lines; Excel's mark of UTF-8 at its begin is none of its text."""
+    with _opened(file, LARGEST_CSV).open(encoding="utf-8-sig", newline="") as lines:
+        try:
+            yield from filter(None, csv.reader(lines))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise OptionError(
+                f"{file} cannot be read ({error}): expected a CSV in UTF-8 with the columns id and actions"
+            ) from None
 
 
 def read_activitynet(file: Path, subset: str | None = None) -> Annotations:
@@ -124,7 +159,7 @@ def read_activitynet(file: Path, subset: str | None = None) -> Annotations:
         OptionError: it is none.
     """
     try:
-        content = json.loads(_opened(file, LARGEST_JSON * 16).read_text(encoding="utf-8"))
+        content = json.loads(_opened(file, LARGEST_JSON * 16).read_text(encoding="utf-8-sig"))
         database: Mapping[str, Mapping] = content["database"]
         chosen = {video: about for video, about in database.items() if subset in (None, about.get("subset"))}
         labels = sorted({str(one["label"]) for about in database.values() for one in about.get("annotations", ())})
@@ -134,12 +169,14 @@ def read_activitynet(file: Path, subset: str | None = None) -> Annotations:
         ) from None
     if subset is not None and not chosen:
         there = {str(about.get("subset")) for about in database.values()}
-        raise OptionError(f"{file} has no videos of the subset {subset!r}: expected {closest(subset, sorted(there))}")
+        raise OptionError(
+            f"{file} has no videos of the subset {subset!r}: expected {closest(subset, sorted(there))}; by itself a file needs "
+            '"training" and "validation", and with data.test_annotations, which is another such file, none'
+        )
     found = Annotations(labels)
     for video, about in chosen.items():
         found.videos.setdefault(video, [])
-        if length := _number(about.get("duration")):
-            found.durations[video] = length
+        found.lasts(video, about.get("duration"))
         for one in about.get("annotations", ()):
             span = one.get("segment")
             numbers = [_number(part) for part in span] if isinstance(span, list) else []

@@ -36,6 +36,9 @@ def npz_streams(path: str, groups: str, rate: float) -> Streams:
     streams, problems = [], []
     for name, (features, labels) in videos.items():
         known = np.ones(len(labels), bool) if multi_label else labels >= 0
+        if not known.any():
+            problems.append(f"{name}: none of {len(known)} steps has a label, left out")
+            continue
         streams.append(
             Stream(
                 name,
@@ -58,6 +61,10 @@ def folder_of(path: str, expected: str) -> Path:
     folder = Path(path)
     if not folder.is_dir():
         raise OptionError(f"data.path={path!r} is no folder: expected {expected}")
+    try:  # a pattern finds nothing in a folder that cannot be read, and does not say why
+        next(folder.iterdir(), None)
+    except OSError as error:
+        raise OptionError(f"data.path={path!r} cannot be read ({error.strerror}): expected {expected}") from None
     return folder
 
 
@@ -68,7 +75,11 @@ def class_names(folder: Path, count: int) -> list[str]:
         return [str(number) for number in range(count)]
     if file.stat().st_size > LARGEST_CLASSES:
         raise OptionError(f"{file} has {file.stat().st_size} bytes: expected names, one a line")
-    names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{file} cannot be read ({error}): expected names in UTF-8, one a line") from None
+    names = [line.strip() for line in text.splitlines() if line.strip()]
     if len(names) < count:
         raise OptionError(f"{file} names {len(names)} classes, and the labels have {count}: expected a line each")
     return names
@@ -114,6 +125,9 @@ def framewise_streams(given: Framewise) -> Streams:
             problems["videos whose arrays differ in length, cut to the shortest"] += 1
         features, labels = framed(np.concatenate([part[:length] for part in parts], axis=1), target[:length], name)
         known = ~labels[:, -1] if given.ambiguous else np.ones(length, bool)
+        if not known.any():
+            problems["videos in which every step is ambiguous, left out"] += 1
+            continue
         labels = labels[:, :-1] if given.ambiguous else labels
         group = groups[name] if groups else group_of(name, given.groups)
         times = (1 + np.arange(length)) / given.rate
@@ -124,7 +138,7 @@ def framewise_streams(given: Framewise) -> Streams:
     count = streams[0].labels.shape[1] if streams else 0
     names = classes[:count] if len(classes) >= count else [str(number) for number in range(count)]
     said = [f"{number} {kind}" for kind, number in problems.items()]
-    return Streams(streams, names, True, background=(0,), problems=said)
+    return Streams(streams, names, True, background=(0,), problems=said, by_name=True)
 
 
 def _lists(path: str) -> tuple[dict[str, str], list[str]]:
@@ -140,6 +154,10 @@ def _lists(path: str) -> tuple[dict[str, str], list[str]]:
         raise OptionError(
             f"data.lists={path!r} has no {error}: expected one data set with train_session_set and test_session_set"
         ) from None
+    if both := sorted(set(train) & set(test)):
+        raise OptionError(
+            f"data.lists={path!r} has {len(both)} videos to train on and to test on ({', '.join(both[:3])}): expected each in one"
+        )
     return dict.fromkeys(train, "train") | dict.fromkeys(test, "test"), classes
 
 
@@ -158,6 +176,7 @@ def _array(file: Path) -> np.ndarray:
 
 
 def _check_alike(streams: Sequence[Stream]) -> None:
-    shapes = {(one.features.shape[1:], one.labels.shape[1:]) for one in streams}
+    shapes = {(one.features.shape[1:], one.labels.shape[1:]): one.name for one in reversed(streams)}
     if len(shapes) > 1:
-        raise OptionError(f"the videos differ in features and classes of a step: {sorted(map(str, shapes))[:4]}")
+        came = ", ".join(f"{features[1:]} and {labels} in {name}" for (features, labels), name in list(shapes.items())[:4])
+        raise OptionError(f"the videos differ in features and classes of a step: {came}: expected the same in all")

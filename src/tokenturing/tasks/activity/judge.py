@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from tokenturing.errors import ShapeError
 from tokenturing.evaluate.figures import Figure
 from tokenturing.runtime import Runtime
 from tokenturing.tasks.activity.metrics import (
@@ -105,7 +106,14 @@ def figures(
         background: classes that stand for nothing going on.
         resamples: how often streams are drawn anew, with replacement.
         seed: of the drawing.
+
+    Raises:
+        ShapeError: there is no stream, or one of which no step is known.
     """
+    if not watched or not all(len(one.labels) for one in watched):
+        raise ShapeError(
+            f"streams with {[len(one.labels) for one in watched][:10]} known steps: expected one stream or more, a step in each"
+        )
     count = len(watched)
     drawn = np.random.default_rng([seed, count]).multinomial(count, np.full(count, 1 / count), size=resamples)
     found = []

@@ -80,7 +80,15 @@ def charades_map(scores: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> f
     """The Charades protocol: mAP over 25 equally spaced frames of each video [T, C], all videos together.
 
     Frame i of 25 is the one at i / 25 of the video, as in the official evaluation.
+
+    Raises:
+        ShapeError: there is no video, or one without a frame.
     """
+    if not scores or len(scores) != len(truth) or not all(len(video) for video in scores):
+        raise ShapeError(
+            f"scores of {len(scores)} videos with {[len(video) for video in scores][:10]} frames, and truth of {len(truth)}: "
+            "expected as many of both, and a frame at least in each"
+        )
     places = [np.arange(CHARADES_FRAMES) * len(video) // CHARADES_FRAMES for video in scores]
     some, right = (np.concatenate([video[at] for video, at in zip(part, places, strict=True)]) for part in (scores, truth))
     return mean_average_precision(some, right)

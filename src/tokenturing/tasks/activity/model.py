@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tokenturing.checkpoint.hub import HubMixin
 from tokenturing.errors import OptionError, choose
-from tokenturing.models.contract import Input, RecurrentModel
+from tokenturing.models.contract import Input
 from tokenturing.registry import find_class
+from tokenturing.tasks.around import AroundMemory
 
 EMBEDS, POOLS = ("linear", "relu", "mlp"), ("mean", "flat")
 SEES = ("samples", "statistics", "both")
@@ -18,7 +18,7 @@ CHANGES = 3.0
 """by which changes from sample to sample are made as large as the rest"""
 
 
-class ActivityModel(HubMixin):
+class ActivityModel(AroundMemory):
     """Features [N, F] a step -> N tokens; a memory; its output tokens -> scores of C activities.
 
     Args:
@@ -66,7 +66,7 @@ class ActivityModel(HubMixin):
         if samples and columns % samples:
             raise OptionError(f"samples={samples} for {columns} features: expected a divisor")
         self.samples, self.sees, self.pool = samples, sees if samples else "samples", pool
-        self.memory: RecurrentModel = find_class(memory)(**options, input_tokens=tokens)  # type: ignore[assignment]
+        self.memory = find_class(memory)(**options, input_tokens=tokens)  # type: ignore[assignment]
         width = self.memory.width
         self.mean: Tensor
         self.deviation: Tensor
@@ -94,28 +94,10 @@ class ActivityModel(HubMixin):
         if self.skip is not None:
             nn.init.zeros_(self.skip.weight)
 
-    @property
-    def growing(self) -> frozenset[str]:
-        """The memory's."""
-        return self.memory.growing
-
     def normalise_by(self, mean: np.ndarray, deviation: np.ndarray) -> None:
         """Take the mean and standard deviation [F] of the training features."""
         self.mean.copy_(torch.from_numpy(mean))
         self.deviation.copy_(torch.from_numpy(deviation))
-
-    def compile_step(self) -> None:
-        """Have torch.compile make the memory's step."""
-        cell: Any = getattr(self.memory, "cell", None)
-        if cell is None:
-            raise OptionError(
-                f"train.compile with memory={self.config['memory']!r}: expected a TokenTuringMachine, or compile=false"
-            )
-        cell.compile(dynamic=False)
-
-    def initial_state(self, rows: int) -> Any:
-        """The memory's."""
-        return self.memory.initial_state(rows)
 
     def signature(self) -> dict[str, Input]:
         """The features of a step."""

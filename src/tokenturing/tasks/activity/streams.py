@@ -1,5 +1,6 @@
 """Streams of labelled features, whatever they were made from, and which of them are trained, validated and tested on."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -51,11 +52,16 @@ class Streams:
     """what the features were made by, so that others can be made like them; plain JSON values"""
     problems: list[str] = field(default_factory=list)
     """what was odd, a line each"""
+    parts: tuple[str, ...] = ()
+    """all groups that there may be, where they are known beforehand, so that a fold stays what it is whatever streams there are;
+    empty: those of the streams"""
+    by_name: bool = False
+    """whether a stream's name alone says if it is validated on, so that others may come and go"""
 
     @property
     def groups(self) -> list[str]:
         """In order, numbers as numbers."""
-        return sorted({one.group for one in self.streams}, key=_natural)
+        return list(self.parts) or sorted({one.group for one in self.streams}, key=_natural)
 
 
 class Split(NamedTuple):
@@ -98,13 +104,18 @@ def split(streams: Streams, fold: int, leave_out: int, validation: float, test: 
         raise OptionError(f"data.fold={fold} of {len(folds)} folds: expected 0 to {len(folds) - 1}, or -1 to test on nothing")
     tested = folds[fold] if folds else []
     rest = [one for one in streams.streams if one.group not in tested]
+    if tested and len(rest) == len(streams.streams):
+        there = filled_folds(streams, leave_out, test)
+        raise OptionError(
+            f"data.fold={fold} tests nothing, as there is no stream of {', '.join(tested)}: expected one of "
+            f"{', '.join(map(str, there))}, which have some"
+        )
     if validation_groups:
         return _by_groups(streams, tested, validation_groups)
     count = max(round(validation * len(rest)), 1) if validation else 0
     if count >= len(rest):
         raise OptionError(f"{len(rest)} streams are left to train on, and {count} of them to validate on: expected more streams")
-    order = np.random.default_rng([SPLIT_SEED, max(fold, 0)]).permutation(len(rest))
-    held = {rest[index].name for index in order[:count]}
+    held = _held(rest, validation, fold) if streams.by_name else _drawn(rest, count, fold)
     return Split(
         [one for one in rest if one.name not in held],
         [one for one in rest if one.name in held],
@@ -112,11 +123,34 @@ def split(streams: Streams, fold: int, leave_out: int, validation: float, test: 
     )
 
 
+def filled_folds(streams: Streams, leave_out: int, test: str = "") -> list[int]:
+    """The folds in which there is something to test on."""
+    there = {one.group for one in streams.streams}
+    return [fold for fold, groups in enumerate(folds_of(streams.groups, leave_out, test)) if there & set(groups)]
+
+
+def share_of(name: str, purpose: str) -> float:
+    """A number from 0 to 1 that depends on the name alone, and for another purpose is another."""
+    return int.from_bytes(hashlib.blake2b(f"{purpose}/{name}".encode(), digest_size=6).digest()) / 2**48
+
+
+def _held(rest: Sequence[Stream], validation: float, fold: int) -> set[str]:
+    """Names of about this share of the streams, by the hash of each; of few streams the first by that order."""
+    places = {one.name: share_of(one.name, f"validation {SPLIT_SEED} {max(fold, 0)}") for one in rest} if validation else {}
+    return {name for name, place in places.items() if place < validation} or set(sorted(places, key=places.__getitem__)[:1])
+
+
+def _drawn(rest: Sequence[Stream], count: int, fold: int) -> set[str]:
+    """Names of so many streams, by their places in the list."""
+    order = np.random.default_rng([SPLIT_SEED, max(fold, 0)]).permutation(len(rest))
+    return {rest[index].name for index in order[:count]}
+
+
 def _by_groups(streams: Streams, tested: Sequence[str], count: int) -> Split:
     """The streams of the tested groups, those of so many groups behind them, and the others."""
-    groups = streams.groups
+    groups, there = streams.groups, {one.group for one in streams.streams}
     begin = groups.index(tested[-1]) + 1 if tested else 0
-    rest = [group for group in groups[begin:] + groups[:begin] if group not in tested]
+    rest = [group for group in groups[begin:] + groups[:begin] if group not in tested and group in there]
     if count >= len(rest):
         raise OptionError(f"data.validation_groups={count} of {len(rest)} groups that are not tested: expected fewer")
     parts = (rest[count:], rest[:count], tested)

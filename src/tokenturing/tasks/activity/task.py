@@ -23,7 +23,8 @@ from tokenturing.tasks.activity.batches import ActivityBatches, Walker
 from tokenturing.tasks.activity.judge import as_numbers, figures, shares, watch
 from tokenturing.tasks.activity.model import ActivityModel
 from tokenturing.tasks.activity.recording import segments_of, steps_of
-from tokenturing.tasks.activity.streams import SPLITS, Split, Stream, Streams, folds_of, normalisation, split
+from tokenturing.tasks.activity.seen import check_unseen, fingerprint
+from tokenturing.tasks.activity.streams import SPLITS, Split, Stream, Streams, filled_folds, normalisation, split
 from tokenturing.tasks.activity.watching import VideoSession, view_for
 from tokenturing.tasks.contract import Batch, Report, Segment, Task, mean
 
@@ -147,7 +148,11 @@ class Activity(Task):
     def folds(self) -> list[str]:
         """Settings of a recipe, one for each fold."""
         data = self.options.data
-        return [f"data.fold={fold}" for fold in range(len(folds_of(self.streams.groups, data.leave_out, data.test)))]
+        return [f"data.fold={fold}" for fold in filled_folds(self.streams, data.leave_out, data.test)]
+
+    def fingerprint(self) -> dict[str, str]:
+        """What each stream holds, and of which group it is."""
+        return fingerprint(self.streams.streams)
 
     def build(self) -> ActivityModel:
         """The untrained model, which knows mean and deviation of the training features."""
@@ -247,6 +252,8 @@ class Activity(Task):
         chosen = build(EvaluationOptions(), {key: parse(value) for key, value in options.items()}, "--")
         task = self._at(chosen.path)
         streams = task._of(chosen.split)
+        for name, model in models.items():
+            check_unseen(name, model, streams, chosen.split)
         found = {}
         for name, model in models.items():
             watched = watch(model, streams, task.sigmoid, report, name)

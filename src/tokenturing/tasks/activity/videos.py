@@ -1,6 +1,7 @@
 """Features that `tokenturing features` made of videos, with annotations of their times, as streams."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +11,13 @@ from tokenturing.checkpoint.tensors import TensorFile
 from tokenturing.errors import CheckpointError, OptionError
 from tokenturing.tasks.activity.annotations import Annotations, read_activitynet, read_charades, to_frames
 from tokenturing.tasks.activity.folders import folder_of
-from tokenturing.tasks.activity.streams import Stream, Streams
+from tokenturing.tasks.activity.streams import Stream, Streams, share_of
 
 ENDING = ".safetensors"
 SOURCE = {"encoder": str, "hash": str, "rate": float, "grid": int}
 """what a file of features says of how they were made"""
-PARTS, PART_SEED = 5, 20262
-"""groups of videos, drawn by their names, where the annotations do not say which are for the test"""
+PARTS, PART_SEED = 5, 20270
+"""groups of videos, by a hash of each one's name, where the annotations do not say which are for the test"""
 
 
 class Annotated(NamedTuple):
@@ -43,6 +44,7 @@ def annotated_streams(given: Annotated) -> Streams:
     if not given.annotations:
         raise OptionError("data.annotations is not given: expected a Charades CSV, or a JSON like ActivityNet's")
     groups = _annotations(given)
+    _check_apart(groups)
     read: list[Stream] = []
     source: dict[str, Any] = {}
     problems: list[str] = []
@@ -60,8 +62,15 @@ def annotated_streams(given: Annotated) -> Streams:
             if not len(times):
                 annotations.note("videos without a step, left out", name)
                 continue
+            if read and features.shape[1:] != read[0].features.shape[1:]:
+                raise OptionError(
+                    f"{files[name]} has features {list(features.shape)}, and {files[read[0].name]} "
+                    f"{list(read[0].features.shape)}: expected [T, N, F] with the same N and F in all"
+                )
+            annotations.end(name, times[-1] + 1 / made_by["rate"])
             labels = to_frames(annotations.videos[name], times, len(annotations.classes))
-            read.append(Stream(name, group, features, labels, times, np.ones(len(times), bool)))
+            part = group if len(groups) > 1 else part_of(name)
+            read.append(Stream(name, part, features, labels, times, np.ones(len(times), bool)))
         problems += [f"{group}: {line}" for line in annotations.report()]
     known = set().union(*(one.videos for one in groups.values()))
     if len(groups) > 1 and (unknown := sorted(files.keys() - known)):
@@ -69,7 +78,14 @@ def annotated_streams(given: Annotated) -> Streams:
     classes = next(iter(groups.values())).classes
     if any(one.classes != classes for one in groups.values()):
         raise OptionError("the annotations to train on and to test on have other classes: expected the same")
-    return Streams(read if len(groups) > 1 else list(_in_parts(read)), classes, True, source=source, problems=problems)
+    parts = tuple(f"part{number}" for number in range(1, PARTS + 1)) if len(groups) == 1 else ()
+    counts = Counter(one.group for one in read)
+    if read and len(counts) < len(parts):
+        problems.append(
+            f"{len(read)} videos make parts of {', '.join(str(counts[part]) for part in parts)}, by the hash of their names: an "
+            "empty part is not tested, and of so few videos a figure says little"
+        )
+    return Streams(read, classes, True, source=source, problems=problems, parts=parts, by_name=True)
 
 
 def _annotations(given: Annotated) -> dict[str, Annotations]:
@@ -81,12 +97,19 @@ def _annotations(given: Annotated) -> dict[str, Annotations]:
     return {group: read_activitynet(file) if file.suffix == ".json" else read_charades(file) for group, file in files.items()}
 
 
-def _in_parts(streams: list[Stream]) -> Iterator[Stream]:
-    """The same in groups of about equal size."""
-    order = np.random.default_rng(PART_SEED).permutation(len(streams))
-    for place, index in enumerate(order.tolist()):
-        one = streams[index]
-        yield Stream(one.name, f"part{place % PARTS + 1}", one.features, one.labels, one.times, one.known)
+def _check_apart(groups: Mapping[str, Annotations]) -> None:
+    """Raise an OptionError where a video is to train on and to test on."""
+    first, *others = (one.videos.keys() for one in groups.values())
+    if both := sorted(first & set().union(*others)):
+        raise OptionError(
+            f"{len(both)} videos are in data.annotations and in data.test_annotations ({', '.join(both[:3])}): expected each in "
+            "one, since nothing is tested on what was learned; without data.test_annotations a fifth of the videos is left out"
+        )
+
+
+def part_of(name: str) -> str:
+    """The part of a video: that of its name alone, whatever other videos there are."""
+    return f"part{1 + int(PARTS * share_of(name, f'part {PART_SEED}'))}"
 
 
 def read_features(file: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
@@ -104,6 +127,10 @@ def read_features(file: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         raise CheckpointError(f"{file} has no {error}: expected features that tokenturing features made") from None
     if features.ndim != 3 or times.shape != features.shape[:1] or not np.isfinite(features).all():
         raise CheckpointError(
-            f"{file} holds features {list(features.shape)}, times {list(times.shape)}: expected [T, N, F] and [T]"
+            f"{file} holds features {list(features.shape)}, times {list(times.shape)}: expected finite [T, N, F] and [T]"
         )
+    if not np.isfinite(times).all() or not (np.diff(times) > 0).all():
+        raise CheckpointError(f"{file} holds times that do not ascend: expected the seconds at which the steps end")
+    if not source["rate"] > 0 or np.isinf(source["rate"]):
+        raise CheckpointError(f"{file} has the rate {source['rate']:g}: expected steps a second")
     return features, times, source

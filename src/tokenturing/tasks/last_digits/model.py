@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenturing.checkpoint.hub import HubMixin
-from tokenturing.models.contract import Input, RecurrentModel
+from tokenturing.models.contract import Input
 from tokenturing.registry import find_class, register
+from tokenturing.tasks.around import AroundMemory
 
 DEPTH = 4
 """how many of the last digits are asked for"""
@@ -18,7 +18,7 @@ SIDE = 8
 
 
 @register
-class DigitRecaller(HubMixin):
+class DigitRecaller(AroundMemory):
     """Pixels -> one token; a memory; its output tokens -> the last DEPTH digits.
 
     Args:
@@ -31,19 +31,10 @@ class DigitRecaller(HubMixin):
     def __init__(self, memory: str, options: dict[str, Any]):
         super().__init__()
         self.config = {"memory": memory, "options": options}
-        self.memory: RecurrentModel = find_class(memory)(**options, input_tokens=1)  # type: ignore[assignment]
+        self.memory = find_class(memory)(**options, input_tokens=1)  # type: ignore[assignment]
         width = self.memory.width
         self.eye = nn.Sequential(nn.Linear(SIDE * SIDE, 64), nn.ReLU(), nn.Linear(64, width), nn.LayerNorm(width))
         self.head = nn.Linear(self.memory.output_tokens * width, DEPTH * (NOTHING + 1))
-
-    @property
-    def growing(self) -> frozenset[str]:
-        """The memory's."""
-        return self.memory.growing
-
-    def initial_state(self, rows: int) -> Any:
-        """The memory's."""
-        return self.memory.initial_state(rows)
 
     def signature(self) -> dict[str, Input]:
         """One frame a step."""

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tokenturing.checkpoint.hub import HubMixin
 from tokenturing.errors import OptionError, closest
 from tokenturing.models.contract import Input, RecurrentModel
 from tokenturing.models.machine import TokenTuringMachine
 from tokenturing.registry import BASELINES, find_class
+from tokenturing.tasks.around import AroundMemory
 from tokenturing.tasks.recall.answer import AnswerHead
 from tokenturing.tasks.recall.eyes.perception import FRAME_TOKENS, SOUND_FEATURES, Perception
 from tokenturing.tasks.recall.world.scenes import SIZE
@@ -45,7 +45,7 @@ def build_memory(kind: str, options: dict[str, Any]) -> RecurrentModel:
     return memory_class(kind)(**options, input_tokens=INPUT_TOKENS)
 
 
-class RecallModel(HubMixin):
+class RecallModel(AroundMemory):
     """Perception, a memory and a head: frames and sound in; questions can be asked of what comes out.
 
     Args:
@@ -91,15 +91,6 @@ class RecallModel(HubMixin):
         self.perception.train(mode and any(p.requires_grad for p in self.perception.parameters()))
         return self
 
-    @property
-    def growing(self) -> frozenset[str]:
-        """The memory's."""
-        return self.memory.growing
-
-    def initial_state(self, rows: int) -> Any:
-        """The memory's state before the first step."""
-        return self.memory.initial_state(rows)
-
     def signature(self) -> dict[str, Input]:
         """What a step takes."""
         return {
@@ -114,15 +105,6 @@ class RecallModel(HubMixin):
         here = self.perceive(inputs)
         seen, heard = (logits.softmax(-1) for logits in self.perception.classify(here.tokens))
         return here, {"seen": seen, "heard": heard}
-
-    def compile_step(self) -> None:
-        """Have torch.compile make the memory's step."""
-        cell: Any = getattr(self.memory, "cell", None)
-        if cell is None:
-            raise OptionError(
-                f"train.compile with memory={self.config['memory']!r}: expected a TokenTuringMachine, or compile=false"
-            )
-        cell.compile(dynamic=False)
 
     def perceive(self, inputs: RecallInput) -> PerceivedInput:
         """What the eyes and ears make of the inputs."""

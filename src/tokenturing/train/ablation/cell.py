@@ -16,7 +16,7 @@ from tokenturing.files import read_json, write_file
 from tokenturing.train.loop import train
 from tokenturing.train.plain import plain
 from tokenturing.train.recipe import Recipe, task_of
-from tokenturing.train.resume import lasting
+from tokenturing.train.resume import check_data, lasting
 
 FILE = "cell.json"
 NAME = "model"
@@ -45,6 +45,7 @@ def run_cell(
     found = {
         "recipe": recipe.to_json(),
         "options": dict(options),
+        "data": task.fingerprint(),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "multiply_adds": step_cost(model),
         "growing": bool(getattr(model, "growing", ())),
@@ -58,7 +59,11 @@ def run_cell(
 
 
 def ended(recipe: Recipe, folder: Path, options: Mapping[str, str]) -> dict[str, Any] | None:
-    """What a run that has ended with this recipe and evaluation has left, or None: it is to be run."""
+    """What a run that has ended with this recipe and evaluation has left, or None: it is to be run.
+
+    Raises:
+        OptionError: it had other data.
+    """
     if not (folder / FILE).exists():
         return None
     found = read_json(folder / FILE, "tokenturing ablate")
@@ -70,4 +75,6 @@ def ended(recipe: Recipe, folder: Path, options: Mapping[str, str]) -> dict[str,
         raise CheckpointError(
             f"{folder / FILE} is not what `tokenturing ablate` writes ({in_words(error)}): delete it"
         ) from error
+    if same and (data := found.get("data")):
+        check_data(recipe.build_task().fingerprint(), data, folder)
     return found if same and figures and found.get("options") == dict(options) else None
