@@ -234,6 +234,14 @@ def test_the_command_line_labels_a_recording(tmp_path: Path, capsys: pytest.Capt
     task = find_task("activity_watch")
     by_hand = task(build(task.Config(), content)).label(model, tmp_path / "r.npz")
     assert [one.label for one in by_hand] == [one["label"] for one in found]
+    jsonl, both = ["--jsonl", str(tmp_path / "x.jsonl")], ["--ask", "1.0 now", "--state", str(tmp_path / "s")]
+    for wrong in (jsonl, both, ["--every", "2"], ["--all"], ["--out", "x.mp4"], ["--truth", "t.csv"], ["--drop", "oldest"]):
+        with pytest.raises(SystemExit):
+            main(["stream", str(tmp_path / "run"), str(tmp_path / "r.npz"), *wrong])
+        assert f"{wrong[0]}{', --state' if wrong is both else ''}: {tmp_path}/r.npz is a recording" in capsys.readouterr().err
+    (tmp_path / "r.npz").rename(tmp_path / "R.NPZ")
+    main(["stream", str(tmp_path / "run"), str(tmp_path / "R.NPZ")])
+    assert capsys.readouterr().out.count(" - ") == len(found), "endings are taken in any case"
     for wrong in (["r.mp4", "--json", "x"], ["r.csv"]):
         with pytest.raises(SystemExit):
             main(["stream", str(tmp_path / "run"), str(tmp_path / wrong[0]), *wrong[1:]])

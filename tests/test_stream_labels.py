@@ -1,6 +1,5 @@
 """`tokenturing stream` of a model that says what goes on: labels along time, as a video and as segments."""
 
-import csv
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +26,7 @@ from tokenturing.features.file import Source
 from tokenturing.media.steps import open_media
 from tokenturing.models.eager import eager
 from tokenturing.tasks.activity import watching
+from tokenturing.tasks.activity.annotations import Span, to_frames
 from tokenturing.tasks.activity.model import ActivityModel
 from tokenturing.tasks.activity.watching import VideoSession
 from tokenturing.tasks.contract import Segment
@@ -250,8 +250,31 @@ def test_segments_are_steps_that_follow_each_other() -> None:
 
 def test_agreement_counts_steps() -> None:
     said = [Segment(0, 2, "a"), Segment(2, 4, "b")]
-    assert agreement(said, [Segment(0, 3, "a"), Segment(3, 3.5, "b")], 0.5) == pytest.approx(5 / 7)
-    assert agreement(said, [Segment(9, 10, "a")], 0.5) is None
+    assert agreement(said, [Segment(0, 3, "a"), Segment(3, 3.5, "b")], 0.5) == pytest.approx(5 / 6)
+    assert agreement(said, [Segment(9, 10, "a")], 0.5) == 0
+    assert agreement(said, [Segment(9, 10, "a")], 0.5, until=4) is None
+
+
+def test_a_step_of_which_nothing_was_said_is_not_true() -> None:
+    truth = [Segment(0, 10, "a")]
+    assert agreement([Segment(0, 0.25, "a")], truth, 0.25) == pytest.approx(1 / 39)
+    assert agreement([Segment(0, 0.25, "a")], truth, 0.25, until=1) == pytest.approx(1 / 4)
+    assert agreement([], truth, 0.25) == 0
+    both = [Segment(0, 10, "a"), Segment(0, 5, "b")]
+    assert agreement(both, truth, 0.25) == pytest.approx((20 / 2 + 19) / 39)
+    assert agreement(both, both, 0.25) == pytest.approx((19 + 1 / 2 + 19) / 39), "the step that ends where b does is not b's"
+
+
+@pytest.mark.parametrize("border", [2.4, 2.25, 2.5, 1.2])
+def test_a_model_that_is_right_by_its_training_is_right(border: float) -> None:
+    truth, seconds = [Segment(0, border, "a"), Segment(border, 4, "b")], 0.25 if border != 1.2 else 0.4
+    ends = (1 + np.arange(round(4 / seconds))) * seconds
+    trained = to_frames([Span(one.start, one.end, "ab".index(one.label)) for one in truth], ends, 2)
+    found = Segments(["a", "b"], False, seconds)
+    for end, shares in zip(ends, trained.astype(float), strict=True):
+        found.add(end - seconds, shares)
+    assert agreement(found.since(0), truth, seconds, until=4) == 1
+    assert agreement(found.since(0), [Segment(0, border + seconds, "a"), Segment(border + seconds, 4, "b")], seconds) < 1
 
 
 @pytest.mark.parametrize(
@@ -263,15 +286,36 @@ def test_agreement_counts_steps() -> None:
         '[{"start": 0, "end": 1}]',
         '[{"start": 2, "end": 1, "label": "a"}]',
         '[{"start": 0, "end": "x", "label": "a"}]',
+        '[{"start": 0, "end": 1, "label": null}]',
+        '{"segments": []}',
     ],
 )
 def test_wrong_segments_are_told(content: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(content)
-    with pytest.raises(OptionError, match=r"a\.json"):
+    with pytest.raises(OptionError, match=r"a\.json.*expected "):
         read_segments(tmp_path / "a.json")
-    with (tmp_path / "a.csv").open("w") as file:
-        csv.writer(file).writerows([["start", "end", "label"], [0, 1.5, "a"]])
-    assert read_segments(tmp_path / "a.csv") == [Segment(0, 1.5, "a")]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "holds no segments"),
+        (b"start,end,label\n", "holds no segments"),
+        (b"start,end,label\n0,1,a\n0\n", "line 3 has no label"),
+        (b"start,end,label\n0,1\n", "line 2 has no label"),
+        (b"start,end,label\n0,,a\n", "line 2 has end ''"),
+        (b"from,to,label\n0,1,a\n", "line 2 has no start"),
+        ("start,end,label\n0,1,é\n".encode("latin-1"), "cannot be read .*in UTF-8"),
+        ("start,end,label\n0,1,a\n".encode("utf-16"), "cannot be read .*in UTF-8"),
+        (b"start,end,label\n0,1," + b"a" * 200_000, "cannot be read .*field larger than"),
+    ],
+)
+def test_wrong_rows_are_told(content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(OptionError, match=rf"a\.csv.*{said}"):
+        read_segments(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_bytes('\ufeffStart, End,label\n0,1.5,"a\nb"\n'.encode())
+    assert read_segments(tmp_path / "a.csv") == [Segment(0, 1.5, "a\nb")], "the control: as a spreadsheet writes it"
 
 
 def test_a_strip_without_an_end_rolls() -> None:

@@ -87,8 +87,8 @@ class Labelling:
         return self._segments.since(0.0)
 
     def agreement(self) -> float | None:
-        """See `segments.agreement`."""
-        return agreement(self.segments, self.truth, self._media.step_seconds) if self.truth else None
+        """See `segments.agreement`, up to the last step."""
+        return agreement(self.segments, self.truth, self._media.step_seconds, self._segments.end) if self.truth else None
 
 
 def _blocks(segments: Sequence[Segment]) -> list[Any]:

@@ -1,8 +1,25 @@
 """`tokenturing stream` of a recording in a file, .csv or .npz: what goes on from when to when."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from tokenturing.errors import OptionError
+
 ENDINGS = (".csv", ".npz")
+
+
+def is_recording(source: str) -> bool:
+    """Whether a source is a recording in a file, by its name."""
+    return source.lower().endswith(ENDINGS) and "://" not in source
+
+
+def check_recording(source: str, options: Mapping[str, object]) -> None:
+    """Raise an OptionError where options are given that say nothing of a recording."""
+    if given := [option for option, value in options.items() if value]:
+        raise OptionError(
+            f"{', '.join(given)}: {source} is a recording without pictures and sound, which is labelled as a whole: expected a "
+            "video to watch, or of a recording --json, which writes what goes on to a file"
+        )
 
 
 def label_recording(checkpoint: str, source: str, json_file: str, device: str) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tokenturing.tasks.keeping import KeptSession
 
 EVERY = 2.0
+RECONNECT = 60.0
 ROUNDING = 1e-6
 
 
@@ -49,7 +50,7 @@ def stream(
     segments: Annotated[str, argument("FILE", name="json")] = "",
     audio_track: Annotated[str, argument("N|LANGUAGE", hint="(default: the file's default)")] = "",
     drop: Annotated[Literal["auto", "oldest", "never"], argument("auto|oldest|never", hint=None)] = "auto",
-    reconnect: Annotated[float, argument("SECONDS", hint=None)] = 60.0,
+    reconnect: Annotated[float, argument("SECONDS", hint=None)] = RECONNECT,
     device: Annotated[str, argument("DEVICE", hint=None)] = "cpu",
 ) -> None:
     """Let a model watch a video, a sound file, a camera or an endless stream: it answers questions, or says what goes on.
@@ -59,8 +60,9 @@ def stream(
     9), "how long ago seen".
 
     A recording of a sensor, .csv or .npz, is labelled by a model that knows its sensor, such as activity-watch: a line for each
-    stretch of time, and with --json all of them in a file. Columns are ax, ay, az (acceleration), wx, wy, wz (rotation) and,
-    where samples are not 50 a second, time in seconds; an .npz has `samples` [n, 6] and `times` [n] or `rate`.
+    stretch of time, and with --json all of them in a file; no other option but --device applies. Columns are ax, ay, az
+    (acceleration), wx, wy, wz (rotation) and, where samples are not 50 a second, time in seconds; an .npz has `samples` [n, 6] and
+    `times` [n] or `rate`.
 
     SOURCE is a file with pictures, sound or both; "camera", "camera:1" or /dev/video0; "-" for standard input; a named pipe; or
     an address (http, https, rtsp, rtsps). Ctrl-C ends what is endless.
@@ -85,7 +87,8 @@ def stream(
         state: keep the session in this file, every half a minute and at the end, and go on with the one that is there: what is
             watched now then follows what was watched before, and times count from its beginning.
         out: write the pictures to this video (mp4, mkv or mov), with the labels so far in a strip below.
-        truth: what is true, to be shown beside what the model says: segments with start, end and label, as JSON or CSV.
+        truth: what is true, to be shown beside what the model says, and how much of that is: segments with start, end and
+            label, as JSON or CSV.
         segments: write the labelled segments to this file, and how long each stage of a step took.
         audio_track: which sound track to hear.
         drop: which steps are left out: "auto", see above; "oldest", the same for a pipe, taken for a live source; "never".
@@ -94,7 +97,7 @@ def stream(
     """
     from tokenturing.cli.common import display_names, load_runtime
     from tokenturing.cli.labelling import Labelling, check_labels, labels_time, write_report
-    from tokenturing.cli.recording import ENDINGS, label_recording
+    from tokenturing.cli.recording import check_recording, is_recording, label_recording
     from tokenturing.cli.segments import read_segments
     from tokenturing.cli.stages import Stages
     from tokenturing.files.places import check_place
@@ -104,12 +107,11 @@ def stream(
     from tokenturing.tasks.keeping import KeptSession
     from tokenturing.train.recipe import task_of
 
-    if source.endswith(ENDINGS) and "://" not in source:
+    if is_recording(source):
         _check_apart({"the source": source, "--json": segments})
-        if out or truth:
-            raise OptionError(
-                f"{'--out' if out else '--truth'}: {source} is a recording without pictures: expected a video to watch"
-            )
+        watched = {"--ask": ask, "--every": every is not None, "--jsonl": jsonl, "--all": all_answers, "--state": state}
+        media_only = {"--audio-track": audio_track, "--drop": drop != "auto", "--reconnect": reconnect != RECONNECT}
+        check_recording(source, {"--out": out, "--truth": truth} | watched | media_only)
         label_recording(checkpoint, source, segments, device)
         return
     asked = parse_questions([text for group in ask for text in group])
@@ -149,13 +151,19 @@ def stream(
             interrupted = _watch(Watching(media, feed, session, stages, labelling), schedule, output, kept, before)
         if labelling:
             output.say(stages.line(feed.dropped))
-            if (share := labelling.agreement()) is not None:
-                output.say(f"what it said was true at {share:.1%} of the steps for which {truth} knows it")
+            if truth:
+                output.say(_agreed(labelling.agreement(), truth))
             if segments:
                 about = {"source": media.name, "model": name, "step_seconds": media.step_seconds, "left_out": feed.dropped}
                 write_report(segments, about | {"milliseconds": stages.figures()}, labelling.segments)
     if interrupted:
         raise KeyboardInterrupt
+
+
+def _agreed(share: float | None, truth: str) -> str:
+    if share is None:
+        return f"{truth} says nothing of the steps that were watched"
+    return f"what it said was true at {share:.1%} of the steps for which {truth} knows it; of a step without a word it is not"
 
 
 class Watching(NamedTuple):
