@@ -1,4 +1,7 @@
-"""The loop over time that every other way is tested against: resets, inactive rows, truncated and recomputed gradients, for every model."""
+"""The loop over time, for every model: resets, inactive rows, truncated and recomputed gradients.
+
+What goes over time in another way, since that is quicker, is tested against it.
+"""
 
 from contextlib import nullcontext
 from typing import Any, Protocol
