@@ -1,4 +1,4 @@
-"""The only loop over time: resets, inactive rows, truncated and recomputed gradients, for every model."""
+"""The loop over time that every other way is tested against: resets, inactive rows, truncated and recomputed gradients, for every model."""
 
 from contextlib import nullcontext
 from typing import Any, Protocol

@@ -83,7 +83,8 @@ class CharadesData(DataOptions):
     annotations: str = ""
     """a Charades CSV, or a JSON like ActivityNet's"""
     test_annotations: str = ""
-    """the same of the test videos; empty: those that the JSON calls "validation", or in turn each fifth of a CSV's videos"""
+    """the same of the test videos; empty: those that the JSON calls "validation", or in turn each part of a CSV's videos, about a
+    fifth by the hash of each name"""
 
 
 @dataclass(frozen=True)
