@@ -61,8 +61,8 @@ def stream(
 
     A recording of a sensor, .csv or .npz, is labelled by a model that knows its sensor, such as activity-watch: a line for each
     stretch of time, and with --json all of them in a file; no other option but --device applies. Columns are ax, ay, az
-    (acceleration), wx, wy, wz (rotation) and, where samples are not 50 a second, time in seconds; an .npz has `samples` [n, 6]
-    and `times` [n] or `rate`.
+    (acceleration), wx, wy, wz (rotation) and, where samples are not 50 a second, time in seconds; an .npz has `samples`
+    [n, 6] and `times` [n] or `rate`.
 
     SOURCE is a file with pictures, sound or both; "camera", "camera:1" or /dev/video0; "-" for standard input; a named pipe; or
     an address (http, https, rtsp, rtsps). Ctrl-C ends what is endless.
