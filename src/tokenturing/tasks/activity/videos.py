@@ -1,7 +1,7 @@
 """Features that `tokenturing features` made of videos, with annotations of their times, as streams."""
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ SOURCE = {"encoder": str, "hash": str, "rate": float, "grid": int}
 """what a file of features says of how they were made"""
 PARTS, PART_SEED = 5, 20270
 """groups of videos, by a hash of each one's name, where the annotations do not say which are for the test"""
+PART_NAMES = tuple(f"part{number}" for number in range(1, PARTS + 1))
 
 
 class Annotated(NamedTuple):
@@ -69,8 +70,7 @@ def annotated_streams(given: Annotated) -> Streams:
                 )
             annotations.end(name, times[-1] + 1 / made_by["rate"])
             labels = to_frames(annotations.videos[name], times, len(annotations.classes))
-            part = group if len(groups) > 1 else part_of(name)
-            read.append(Stream(name, part, features, labels, times, np.ones(len(times), bool)))
+            read.append(Stream(name, group, features, labels, times, np.ones(len(times), bool)))
         problems += [f"{group}: {line}" for line in annotations.report()]
     known = set().union(*(one.videos for one in groups.values()))
     if len(groups) > 1 and (unknown := sorted(files.keys() - known)):
@@ -78,13 +78,15 @@ def annotated_streams(given: Annotated) -> Streams:
     classes = next(iter(groups.values())).classes
     if any(one.classes != classes for one in groups.values()):
         raise OptionError("the annotations to train on and to test on have other classes: expected the same")
-    parts = tuple(f"part{number}" for number in range(1, PARTS + 1)) if len(groups) == 1 else ()
-    counts = Counter(one.group for one in read)
-    if read and len(counts) < len(parts):
-        problems.append(
-            f"{len(read)} videos make parts of {', '.join(str(counts[part]) for part in parts)}, by the hash of their names: an "
-            "empty part is not tested, and of so few videos a figure says little"
-        )
+    parts = PART_NAMES if len(groups) == 1 else ()
+    if parts and read:
+        found, by_hash = parts_of([one.name for one in read])
+        read = [replace(one, group=found[one.name]) for one in read]
+        if not by_hash:
+            problems.append(
+                f"{len(read)} videos are so few that they are dealt out to {PARTS} parts in turn: one more or less moves others "
+                "between training and test, and a figure says little"
+            )
     return Streams(read, classes, True, source=source, problems=problems, parts=parts, by_name=True)
 
 
@@ -107,9 +109,14 @@ def _check_apart(groups: Mapping[str, Annotations]) -> None:
         )
 
 
-def part_of(name: str) -> str:
-    """The part of a video: that of its name alone, whatever other videos there are."""
-    return f"part{1 + int(PARTS * share_of(name, f'part {PART_SEED}'))}"
+def parts_of(names: Sequence[str]) -> tuple[dict[str, str], bool]:
+    """The part of each video, by the hash of its name alone, and True; where that leaves a part empty, as of few videos, they are
+    dealt out in turn, in the order of their hashes, and False."""
+    places = {name: share_of(name, f"part {PART_SEED}") for name in names}
+    parts = {name: PART_NAMES[int(PARTS * place)] for name, place in places.items()}
+    if len(set(parts.values())) == PARTS:
+        return parts, True
+    return {name: PART_NAMES[turn % PARTS] for turn, name in enumerate(sorted(names, key=places.__getitem__))}, False
 
 
 def read_features(file: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
