@@ -145,13 +145,6 @@ def test_flags_of_tasks_may_have_no_value(capsys: pytest.CaptureFixture[str]) ->
     assert all(f"--{option} " in shown for option in ("rows", "delays", "seed", "speech", "bank"))
 
 
-def test_a_device_under_torchrun(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    said = fails(capsys, "train", "recall", "--device", "cuda", "--out", tmp_path / "run")
-    assert "torchrun" in said
-    assert "leave --device out" in said
-
-
 @pytest.mark.parametrize("command", [["inspect"], ["inspect", "recall-memoryless"], ["inspect", "recall-memoryless", "--json"]])
 def test_who_has_read_enough_is_no_error(command: list[str]) -> None:
     reading, writing = os.pipe()
