@@ -222,6 +222,21 @@ def test_training_and_evaluating_by_the_command_line(name: str, tmp_path: Path, 
     assert "frame accuracy" in capsys.readouterr().out
 
 
+def test_data_of_another_kind_are_refused(tmp_path: Path) -> None:
+    task = salads(tmp_path / "a")
+    model, about = task.build(), task.notes()["activity"]
+    model.notes = {"activity": about}
+    other = npz_folder(tmp_path / "b", features=about["features"][1] + 2)
+    expected = (
+        rf"the data have features \[1, {about['features'][1] + 2}\] a step, and m was trained on \[1, {about['features'][1]}\]"
+    )
+    with pytest.raises(OptionError, match=expected):
+        task.evaluate({"m": model}, {"path": str(other), "split": "validation"})
+    about["classes"] = [*about["classes"][:-1], "dance"]
+    with pytest.raises(OptionError, match=r"m was trained on \d+ others \(differing in .*dance"):
+        task.evaluate({"m": model}, {"split": "validation"})
+
+
 def test_a_model_of_no_fold_has_no_test(tmp_path: Path) -> None:
     task = salads(tmp_path / "s", data={"fold": -1, "validation": 0.0})
     model = task.build()

@@ -9,13 +9,13 @@ import torch
 from activity_files import framewise_folder
 from safetensors.numpy import save_file
 
-from tokenturing.errors import OptionError
+from tokenturing.errors import CheckpointError, OptionError
 from tokenturing.options import build
 from tokenturing.registry import find_task
 from tokenturing.tasks.activity.folders import Framewise, framewise_streams
 from tokenturing.tasks.activity.judge import figures, watch
 from tokenturing.tasks.activity.task import Activity
-from tokenturing.tasks.activity.videos import Annotated, annotated_streams
+from tokenturing.tasks.activity.videos import Annotated, annotated_streams, read_features
 
 ABOUT = {"encoder": "tiny", "hash": "abc", "rate": "2.0", "grid": "1"}
 TINY = {"width": 8, "memory_tokens": 4, "read_tokens": 2, "layers": 1, "heads": 2, "hidden": 8}
@@ -49,6 +49,26 @@ def test_steps_have_the_activities_of_their_times(tmp_path: Path) -> None:
     assert streams.source == {"encoder": "tiny", "hash": "abc", "rate": 2.0, "grid": 1}
     assert streams.multi_label
     assert one.group == "train"
+
+
+def test_a_number_that_is_none_is_told_with_its_step(tmp_path: Path) -> None:
+    drawn = np.zeros((6, 1, 3), np.float32)
+    drawn[2, 0, 1] = drawn[4, 0, 0] = np.nan
+    save_file({"features": drawn, "times": (1 + np.arange(6)) / 2}, tmp_path / "a.safetensors", ABOUT)
+    with pytest.raises(
+        CheckpointError, match=r"a.safetensors holds features that are not finite in 2 of 6 steps \(first in step 2\)"
+    ):
+        read_features(tmp_path / "a.safetensors")
+
+
+def test_the_ending_of_a_json_may_be_in_capitals(tmp_path: Path) -> None:
+    content = {"database": {}}
+    for name, subset in {"A": "training", "B": "validation"}.items():
+        features(tmp_path / "f", name)
+        content["database"][name] = {"subset": subset, "annotations": [{"label": "run", "segment": [0, 2]}]}
+    (tmp_path / "A.JSON").write_text(json.dumps(content))
+    streams = annotated_streams(Annotated(str(tmp_path / "f"), str(tmp_path / "A.JSON"), ""))
+    assert streams.classes == ["run"]
 
 
 def test_what_is_missing_or_odd_is_counted(tmp_path: Path) -> None:

@@ -151,13 +151,21 @@ def test_media_that_show_something_else_are_refused(means: Means, tmp_path: Path
         VideoSession(runtime, media)
 
 
+def test_truth_with_labels_of_its_own_is_told(means: Means, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    model, truth = saved(tmp_path / "watcher"), tmp_path / "truth.csv"
+    truth.write_text("start,end,label\n0,1,dark\n1,2,Bright\n2,3,dim\n")
+    cli.main(["stream", str(model), str(switching(tmp_path / "a.mp4")), "--truth", str(truth)])
+    assert f"watcher does not know what {truth} calls Bright, dim, and never says it" in capsys.readouterr().err
+
+
 def test_the_command(means: Means, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     model, video = saved(tmp_path / "watcher"), switching(tmp_path / "a.mp4")
     truth = tmp_path / "truth.csv"
     truth.write_text("start,end,label\n0,2,dark\n2,4,bright\n")
     out, report = tmp_path / "new" / "labelled.mp4", tmp_path / "new" / "seg.json"
     cli.main(["stream", str(model), str(video), "--out", str(out), "--truth", str(truth), "--json", str(report)])
-    said = capsys.readouterr().out
+    said, told = capsys.readouterr()
+    assert "does not know what" not in told
     assert "watcher knows 3 activities: dark, bright, other" in said
     assert "now? " in said
     assert "ms (median) and " in said

@@ -86,6 +86,10 @@ class Labelling:
         """So far."""
         return self._segments.since(0.0)
 
+    def unknown(self) -> list[str]:
+        """Labels of what is true that the model never says."""
+        return sorted({one.label for one in self.truth} - set(self._session.labels))
+
     def agreement(self) -> float | None:
         """See `segments.agreement`, up to the last step."""
         return agreement(self.segments, self.truth, self._media.step_seconds, self._segments.end) if self.truth else None

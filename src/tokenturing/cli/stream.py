@@ -146,6 +146,8 @@ def stream(
             output.say(f"going on with {state}, after {before:.1f} s")
             schedule.skip(before)
         labelling = stack.enter_context(Labelling(session, media, out, true)) if labels_time(session) else None
+        if labelling and (unknown := labelling.unknown()):
+            print(f"{name} does not know what {truth} calls {', '.join(unknown[:5])}, and never says it", file=sys.stderr)
         stages = Stages(session, media.step_seconds)
         with _ended_by_terminate() if kept else nullcontext():
             interrupted = _watch(Watching(media, feed, session, stages, labelling), schedule, output, kept, before)

@@ -1,4 +1,4 @@
-"""Which streams there are, and which of them a model has seen: so that nobody is tested on what was learned."""
+"""Which streams there are, and which models fit them: none is tested on what it learned, or on features of another kind."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -41,4 +41,28 @@ def check_unseen(name: str, model: Any, streams: Sequence[Stream], split: str) -
             f"{name} was trained on {len(both)} of the {len(streams)} streams of split={split!r} ({', '.join(both[:3])}), or its "
             "weights were chosen by them: the data, or which of them are tested, have changed since; expected the data as they "
             "were, or a model that is trained anew"
+        )
+
+
+def check_fits(name: str, model: Any, streams: Sequence[Stream], classes: Sequence[str]) -> None:
+    """Compare the features and the classes of the streams to watch with those that a model says it was trained on.
+
+    Raises:
+        OptionError: they are others.
+    """
+    notes = getattr(model, "notes", None)
+    about = notes.get("activity") if isinstance(notes, Mapping) else None
+    if not isinstance(about, Mapping):
+        return
+    there = list(streams[0].features.shape[1:])
+    if about.get("features", there) != there:
+        raise OptionError(
+            f"the data have features {there} a step, and {name} was trained on {list(about['features'])} (tokens and their "
+            "numbers): expected features made in the same way"
+        )
+    if about.get("classes", list(classes)) != list(classes):
+        odd = sorted(set(about["classes"]) ^ set(classes)) or "the same names in another order"
+        raise OptionError(
+            f"the data have {len(classes)} activities, and {name} was trained on {len(about['classes'])} others "
+            f"(differing in {', '.join(odd[:3]) if isinstance(odd, list) else odd}): expected the same, in the same order"
         )

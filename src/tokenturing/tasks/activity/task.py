@@ -23,7 +23,7 @@ from tokenturing.tasks.activity.batches import ActivityBatches, Walker
 from tokenturing.tasks.activity.judge import as_numbers, figures, shares, watch
 from tokenturing.tasks.activity.model import ActivityModel
 from tokenturing.tasks.activity.recording import segments_of, steps_of
-from tokenturing.tasks.activity.seen import check_unseen, fingerprint
+from tokenturing.tasks.activity.seen import check_fits, check_unseen, fingerprint
 from tokenturing.tasks.activity.streams import SPLITS, Split, Stream, Streams, filled_folds, normalisation, split
 from tokenturing.tasks.activity.watching import VideoSession, view_for
 from tokenturing.tasks.contract import Batch, Report, Segment, Task, mean
@@ -253,6 +253,7 @@ class Activity(Task):
         task = self._at(chosen.path)
         streams = task._of(chosen.split)
         for name, model in models.items():
+            check_fits(name, model, streams, task.streams.classes)
             check_unseen(name, model, streams, chosen.split)
         found = {}
         for name, model in models.items():

@@ -93,10 +93,14 @@ def annotated_streams(given: Annotated) -> Streams:
 def _annotations(given: Annotated) -> dict[str, Annotations]:
     """The annotations of each group: "train" and "test", or "all" where nothing says which are which."""
     path, other = Path(given.annotations), given.test_annotations
-    if path.suffix == ".json" and not other:
+    if _is_json(path) and not other:
         return {"train": read_activitynet(path, "training"), "test": read_activitynet(path, "validation")}
     files = {"train": path, "test": Path(other)} if other else {"all": path}
-    return {group: read_activitynet(file) if file.suffix == ".json" else read_charades(file) for group, file in files.items()}
+    return {group: read_activitynet(file) if _is_json(file) else read_charades(file) for group, file in files.items()}
+
+
+def _is_json(file: Path) -> bool:
+    return file.suffix.lower() == ".json"
 
 
 def _check_apart(groups: Mapping[str, Annotations]) -> None:
@@ -132,9 +136,14 @@ def read_features(file: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         source = {name: kind(opened.metadata[name]) for name, kind in SOURCE.items()}
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{file} has no {error}: expected features that tokenturing features made") from None
-    if features.ndim != 3 or times.shape != features.shape[:1] or not np.isfinite(features).all():
+    if features.ndim != 3 or times.shape != features.shape[:1]:
         raise CheckpointError(
-            f"{file} holds features {list(features.shape)}, times {list(times.shape)}: expected finite [T, N, F] and [T]"
+            f"{file} holds features {list(features.shape)}, times {list(times.shape)}: expected [T, N, F] and [T]"
+        )
+    if not (sound := np.isfinite(features).all((1, 2))).all():
+        raise CheckpointError(
+            f"{file} holds features that are not finite in {int((~sound).sum())} of {len(sound)} steps (first in step "
+            f"{int(sound.argmin())}): expected finite numbers, as tokenturing features makes them"
         )
     if not np.isfinite(times).all() or not (np.diff(times) > 0).all():
         raise CheckpointError(f"{file} holds times that do not ascend: expected the seconds at which the steps end")
