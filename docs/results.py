@@ -1,4 +1,4 @@
-"""Fill the tables of results in README.md, docs/results.md and docs/speed.md, and draw the figures: `make results`.
+"""Fill the tables of results in README.md and the pages of docs/, and draw the figures: `make results`.
 
 README.md and docs/results.md have the figures noted in the shipped checkpoints and, of models that are not shipped, the same
 notes in docs/results/NAME.json; docs/speed.md what `tokenturing bench` wrote: docs/speed/NAME.json.
@@ -10,7 +10,9 @@ A checkpoint's notes["figures"] are the rows of `tokenturing evaluate NAME --jso
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from shutil import copyfile
 from statistics import mean
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -21,6 +23,7 @@ from tokenturing.bench.report import markdown
 from tokenturing.bench.serve_report import draw as draw_load
 from tokenturing.bench.serve_report import markdown as load_markdown
 from tokenturing.checkpoint import shipped
+from tokenturing.cli.ablate import draw as draw_ablation
 from tokenturing.demo.figures import called
 from tokenturing.demo.report import happenings
 from tokenturing.evaluate.figures import Figure, pool
@@ -31,6 +34,7 @@ from tokenturing.tasks.recall.minute import make_minute
 from tokenturing.tasks.recall.model import INPUT_TOKENS, build_memory
 from tokenturing.tasks.recall.watching import Watched, watch
 from tokenturing.tasks.recall.world.questions import KINDS
+from tokenturing.train.ablation.table import markdown as ablation_markdown
 from tokenturing.train.recipe import load_recipe
 from tokenturing.viz.memory import draw_memory
 from tokenturing.viz.style import BROAD, MARKS, SERIES, figure
@@ -43,6 +47,8 @@ LOADED = MEASURED / "serving"
 """what `tokenturing bench serve` wrote"""
 ACTIVITY, FOLDS = Path(__file__).with_name("activity.md"), NOTED / "activity"
 """the page, and the table.json of `tokenturing crossvalidate` for each data set on it"""
+ABLATIONS, ABLATED = Path(__file__).with_name("ablations.md"), NOTED / "ablations"
+"""the page, and the ablation.json of `tokenturing ablate` for each data set on it"""
 IMAGES = Path(__file__).with_name("images")
 START, END = "<!-- results:start -->\n", "<!-- results:end -->"
 MINUTE = round(60 / STEP_SECONDS)
@@ -268,6 +274,22 @@ def activity_page(text: str) -> str:
     return text
 
 
+def ablations_page(text: str) -> str:
+    """docs/ablations.md with the tables of docs/results/ablations/*.json in their places."""
+    for file in sorted(ABLATED.glob("*.json")):
+        table = ablation_markdown(json.loads(file.read_text(encoding="utf-8")))
+        text = filled(text, table, f"<!-- {file.stem}:start -->\n", f"<!-- {file.stem}:end -->")
+    return text
+
+
+def draw_ablations() -> None:
+    """Of each the wide figure, light."""
+    for file in sorted(ABLATED.glob("*.json")):
+        with TemporaryDirectory() as folder:
+            draw_ablation(Path(folder), json.loads(file.read_text(encoding="utf-8")))
+            copyfile(Path(folder) / "ablation.png", IMAGES / f"ablation-{file.stem}.png")
+
+
 def _interval(part: dict[str, Any]) -> str:
     spread = "" if part["low"] is None else f" ({part['low']:.3f} to {part['high']:.3f})"
     return f"{part['mean']:.3f}{spread}"
@@ -281,9 +303,12 @@ if __name__ == "__main__":
     draw_minute()
     SPEED.write_text(speed_page(SPEED.read_text(encoding="utf-8")), encoding="utf-8")
     ACTIVITY.write_text(activity_page(ACTIVITY.read_text(encoding="utf-8")), encoding="utf-8")
+    ABLATIONS.write_text(ablations_page(ABLATIONS.read_text(encoding="utf-8")), encoding="utf-8")
+    draw_ablations()
     for file in sorted(MEASURED.glob("*.json")):
         for made in bench_figures(json.loads(file.read_text(encoding="utf-8")), IMAGES):
             made.replace(IMAGES / f"{made.stem}-{file.stem}.png")
     for file in sorted(LOADED.glob("load-*.json")):
         draw_load(json.loads(file.read_text(encoding="utf-8")), IMAGES / f"serve-{file.stem}.png")
-    print(f"filled the tables of {README.name}, {RESULTS.name}, {ACTIVITY.name} and {SPEED.name}, and drew the figures")
+    pages = ", ".join(page.name for page in (README, RESULTS, ACTIVITY, ABLATIONS, SPEED))
+    print(f"filled the tables of {pages}, and drew the figures")

@@ -59,7 +59,7 @@ def recipe(tmp_path: Path) -> Path:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than all else here."""
-    monkeypatch.setattr("tokenturing.cli.ablate._draw", lambda *_: None)
+    monkeypatch.setattr("tokenturing.cli.ablate.draw", lambda *_: None)
 
 
 def found_in(folder: Path) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def test_it_runs_once_and_says_what_evaluate_says(
         assert png.startswith(b"\x89PNG")
         sizes[name] = int.from_bytes(png[16:20], "big")
     assert sizes["ablation"] == sizes["ablation-dark"] > 2 * sizes["ablation-narrow"]
-    monkeypatch.setattr("tokenturing.cli.ablate._draw", lambda *_: None)
+    monkeypatch.setattr("tokenturing.cli.ablate.draw", lambda *_: None)
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.parent.name.startswith("seed")}
     cli.main(["ablate", str(recipe), "--out", str(out)])
     assert {path: path.stat().st_mtime_ns for path in written} == written, "what has ended is not run again"

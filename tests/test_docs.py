@@ -153,6 +153,8 @@ def test_tables_of_speed_are_what_was_measured():
     assert made.speed_page(text) == text, "fill it in with: make results"
     page = made.ACTIVITY.read_text(encoding="utf-8")
     assert made.activity_page(page) == page, "fill it in with: make results"
+    page = made.ABLATIONS.read_text(encoding="utf-8")
+    assert made.ablations_page(page) == page, "fill it in with: make results"
 
 
 def test_table_has_mean_and_worst_kind():

@@ -79,7 +79,7 @@ def ablate(
         raise
     found = result(plan, outcomes, command)
     _write(folder, found)
-    _draw(folder, found)
+    draw(folder, found)
     _show(found)
     print(f"the table is in {folder / 'ablation.md'}, all of it in ablation.json, figures in ablation*.png")
     if failed := {place: outcome.error for place, outcome in outcomes.items() if outcome.error}:
@@ -111,7 +111,7 @@ def _write(folder: Path, found: dict[str, Any]) -> None:
     write_file(folder / "ablation.md", markdown(found).encode())
 
 
-def _draw(folder: Path, found: Mapping[str, Any]) -> None:
+def draw(folder: Path, found: Mapping[str, Any]) -> None:
     """Wide and narrow, light and dark."""
     from tokenturing.viz.ablation import Line, Point, ablation_figure
 
