@@ -1,11 +1,12 @@
 """What precision costs in accuracy: a model on PyTorch and each of its exports, on the same streams of its task.
 
-    python benchmarks/export_accuracy.py [CHECKPOINT] [--precisions float32,int8,bf16] [--set KEY=VALUE ...] [--json FILE]
+    python benchmarks/export_accuracy.py [CHECKPOINT] [--precisions float32,int8,bf16] [--int8-from WEIGHTS]
+                                         [--set KEY=VALUE ...] [--json FILE]
 
 The streams and questions are those of `tokenturing evaluate`, whose options may be set (`--set rows=64 delays=0.5,5,60`). All run
-one step at a time. Precisions that are not offered for the model are left out, with the reason. Shares right by delay, over all
-kinds of questions (of a task without delays: by kind), and below them by how many points each export is off eager's at most, by
-delay and by kind.
+one step at a time. Precisions that are not offered for the model are left out, with the reason; --int8-from rounds smaller
+matrices too, as if that made them faster. Shares right by delay, over all kinds of questions (of a task without delays: by kind),
+and below them by how many points each export is off eager's at most, by delay and by kind.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import tokenturing as tt
 from tokenturing.cli.common import Progress, model_folder
 from tokenturing.errors import MissingExtraError, OptionError
 from tokenturing.evaluate.figures import Figure, pool
-from tokenturing.export import eager, export_onnx
+from tokenturing.export import eager, export_onnx, quantize
 from tokenturing.export.onnx import PRECISIONS
 from tokenturing.train.recipe import task_of
 
@@ -52,6 +53,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", default="recall-ttm")
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
+    parser.add_argument(
+        "--int8-from", type=positive, default=quantize.LEAST, help="weights of the smallest matrix that is rounded"
+    )
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="options of the task's evaluation")
     parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--json", help="write the figures here")
@@ -62,6 +66,7 @@ def main() -> None:
             parser.error(f"--set {setting!r}: expected KEY=VALUE, as in rows=64")
     options = dict(setting.split("=", 1) for setting in arguments.set)
     torch.set_num_threads(arguments.threads)
+    quantize.LEAST = arguments.int8_from
     model = tt.load(model_folder(arguments.checkpoint))
     machines: dict[str, Any] = {EAGER: eager(model)}
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +91,10 @@ def main() -> None:
             largest, at = points(figures, found[EAGER])
             print(f"{name}: at most {by_delay:.2f} points off eager's in a column, {largest:.2f} in one kind ({at})")
     rows = {name: [figure.to_json() for figure in figures] for name, figures in found.items()}
-    write(arguments.json, {"checkpoint": arguments.checkpoint, "options": options, "figures": rows})
+    write(
+        arguments.json,
+        {"checkpoint": arguments.checkpoint, "int8_from": arguments.int8_from, "options": options, "figures": rows},
+    )
 
 
 if __name__ == "__main__":
