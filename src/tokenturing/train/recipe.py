@@ -29,6 +29,8 @@ class TrainOptions:
     updates: int = number(2000, 1)
     rows: int = number(64, 1, 2**16)
     """B, streams side by side"""
+    accumulate: int = number(1, 1, 2**16)
+    """K, parts of the rows that are computed one after another for one update, in the memory that B / K rows take"""
     steps: int = number(48, 1, 2**20)
     """T, steps of each stream between two updates; the state goes on, gradients do not"""
     rate: float = number(2e-3, above=0)
