@@ -22,6 +22,7 @@ from tokenturing.files import read_json
 from tokenturing.tasks.contract import Batch, Task
 from tokenturing.train.accumulate import batch_parts, check_parts, mean_of, state_of, state_parts
 from tokenturing.train.alone import alone
+from tokenturing.train.compiled import begin_pass, compile_step, keep_results
 from tokenturing.train.distributed import Workers, own_device
 from tokenturing.train.kept import Kept
 from tokenturing.train.log import RunLog
@@ -79,7 +80,7 @@ class Training:
             _begin_from(self.model, start)
             self.start = digest(weights_of(start).items())
         if recipe.train.compile:
-            self._compile()
+            compile_step(self.model, recipe.train.compile)
         self.batches = self.task.batches("train", self.workers.rows, recipe.train.steps, self.model)
         self.model.to(self.device)  # only now: batches are drawn on the CPU
         self.optimizer = build_optimizer(self.model, recipe.train)
@@ -95,13 +96,6 @@ class Training:
         self.kept = Kept(recipe.train, self.model)
         if (folder / FILE).exists():
             self._resume()
-
-    def _compile(self) -> None:
-        """One step, not the loop: so it is made once for streams of any length."""
-        compile_step = getattr(self.model, "compile_step", None)
-        if compile_step is None:
-            raise OptionError(f"train.compile: {a(type(self.model))} has no compile_step(); expected compile=false")
-        compile_step()
 
     def _resume(self) -> None:
         initial_state = getattr(self.model, "initial_state", None)
@@ -174,11 +168,13 @@ class Training:
 
     def _backward(self, batch: Batch, state: Any) -> tuple[dict[str, Tensor], Any]:
         """Add the gradient of some rows, by the number of parts -> their losses and the state after them."""
+        begin_pass(self.recipe.train.compile)
         with self.autocast():
             found, state = self.task.losses(self.model, batch.to(self.device), state)
         (found["loss"] / self.parts).backward()
         losses = {name: torch.as_tensor(value).detach() for name, value in found.items()}
-        return losses, None if state is None else states.detach(state)
+        state = None if state is None else states.detach(state)
+        return losses, keep_results(self.recipe.train.compile, state, self.parameters)
 
     def validate(self) -> dict[str, float]:
         """What the task finds on validation data; nothing that is trained notices."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenturing.errors import OptionError, a, closest
 from tokenturing.extras import require
-from tokenturing.options import assign, build, choice, merge, number
+from tokenturing.options import assign, build, choice, merge, number, switch
 from tokenturing.registry import TASKS, find_task
 
 MOST_BASES = 8
@@ -43,8 +43,9 @@ class TrainOptions:
     seed: int = number(0, 0, 2**32 - 1)
     precision: str = choice("float32", "bfloat16")
     """of matrix products: "float32", or "bfloat16" (autocast); weights, state and optimiser are in float32 always"""
-    compile: bool = False
-    """whether torch.compile makes one step of the model first, in half a minute or so, however long the streams are"""
+    compile: bool | str = switch(False, "reduce-overhead")
+    """whether torch.compile makes one step of the model first, in half a minute or so, however long the streams are; with
+    "reduce-overhead" as CUDA graphs where it is on a GPU"""
     threads: int = number(1, 1, 1024)
     """cores; results are the same to the bit only for the same number"""
     evaluate_every: int = number(200, 1)
