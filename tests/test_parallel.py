@@ -75,14 +75,14 @@ def test_two_processes_train_as_one(recipe: Path, tmp_path: Path):
     assert apart(other, one, "model.") > 0.05
 
 
-def test_a_run_goes_on_with_another_number_of_processes(recipe: Path, tmp_path: Path):
+def test_a_run_goes_on_with_another_number_of_processes_and_parts(recipe: Path, tmp_path: Path):
     whole = run(recipe, tmp_path / "whole", 1)
     run_half = tmp_path / "half"
     program = recipe.parent / "half.py"
     program.write_text(HALF)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     subprocess.run(
-        [*command, str(program), "train", str(recipe), "--out", str(run_half)],
+        [*command, str(program), "train", str(recipe), "--out", str(run_half), "--set", "train.accumulate=2"],
         capture_output=True,
         timeout=300,
     )

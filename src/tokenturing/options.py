@@ -31,6 +31,11 @@ def choice(default: str, *others: str) -> Any:
     return field(default=default, metadata={"choices": (default, *others)})
 
 
+def switch(default: bool, *words: str) -> Any:
+    """A field that is true or false, or one of some words, each a manner of being on."""
+    return field(default=default, metadata={"words": words})
+
+
 def build(default: Options, content: Mapping[str, Any], where: str = "") -> Options:
     """`default` with the values of `content`, tables within tables.
 
@@ -57,6 +62,11 @@ def _fit(name: str, default: Any, value: Any, metadata: Mapping[str, Any]) -> An
         if not isinstance(value, Mapping):
             raise OptionError(f"{name}={value!r}: expected a table [{name}]")
         return build(default, value, f"{name}.")
+    if words := metadata.get("words"):
+        if not (isinstance(value, bool) or value in words):
+            *others, last = "true", "false", *map(repr, words)
+            raise OptionError(f"{name}={value!r}: expected {', '.join(others)} or {last}")
+        return value
     if isinstance(default, tuple):
         return _fit_tuple(name, default, value, metadata)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):

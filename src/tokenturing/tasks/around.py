@@ -5,6 +5,7 @@ from typing import Any
 from tokenturing.checkpoint.hub import HubMixin
 from tokenturing.errors import OptionError
 from tokenturing.models.contract import RecurrentModel
+from tokenturing.models.graphs import DEFAULT, compile_cell
 
 
 class AroundMemory(HubMixin):
@@ -24,15 +25,15 @@ class AroundMemory(HubMixin):
         """The memory's state before the first step."""
         return self.memory.initial_state(rows)
 
-    def compile_step(self) -> None:
-        """Have torch.compile make the memory's step.
+    def compile_step(self, mode: str = DEFAULT) -> None:
+        """Have torch.compile make the memory's step, in a mode of `models/graphs.py`.
 
         Raises:
-            OptionError: its memory is none of which a single step can be compiled.
+            OptionError: its memory is none of which a single step can be compiled, or there is no such mode.
         """
         cell: Any = getattr(self.memory, "cell", None)
         if cell is None:
             raise OptionError(
                 f"train.compile with memory={self.config['memory']!r}: expected a TokenTuringMachine, or compile=false"
             )
-        cell.compile(dynamic=False)
+        compile_cell(cell, mode)

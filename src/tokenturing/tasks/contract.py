@@ -35,6 +35,33 @@ class Batch(NamedTuple):
         """The same on a device."""
         return tree_map(lambda part: part.to(device) if isinstance(part, Tensor) else part, self)
 
+    @property
+    def counts(self) -> Mapping[str, Tensor]:
+        """What `losses` divides by in place of the batch's own counts; empty unless it is a part of another."""
+        return {}
+
+
+class Part(Batch):
+    """Some of the rows of a batch, cut so that it costs the mean of what its parts cost."""
+
+    _counts: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, rows: Batch, counts: Mapping[str, Tensor]) -> "Part":
+        """These rows, and `Task.counts` of the whole batch by the number of its parts."""
+        part = cls(*rows)
+        part._counts = counts
+        return part
+
+    def to(self, device: str | torch.device) -> "Part":
+        """The same on a device."""
+        return Part.of(Batch(*self).to(device), {name: count.to(device) for name, count in self._counts.items()})
+
+    @property
+    def counts(self) -> Mapping[str, Tensor]:
+        """What `losses` divides by."""
+        return self._counts
+
 
 def device_of(model: nn.Module) -> torch.device:
     """Where a model's parameters are."""
@@ -154,6 +181,13 @@ class Task(Protocol):
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Shares right and the like on validation data."""
         ...
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """How many things each mean of `losses` is over, by names of the task's own, where rows do not count the same.
+
+        With them `losses` divides by `batch.counts or self.counts(batch)`, so that parts of a batch cost what it costs whole.
+        """
+        return {}
 
     def schedule(self, model: nn.Module, update: int) -> None:
         """Set what depends on the number of updates done; called before each."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tokenturing import state as states
 from tokenturing.checkpoint import save
@@ -19,8 +19,10 @@ from tokenturing.checkpoint.tensors import digest
 from tokenturing.checkpoint.weights import weights_of
 from tokenturing.errors import CheckpointError, OptionError, TokenTuringError, a
 from tokenturing.files import read_json
-from tokenturing.tasks.contract import Task
+from tokenturing.tasks.contract import Batch, Task
+from tokenturing.train.accumulate import batch_parts, check_parts, mean_of, state_of, state_parts
 from tokenturing.train.alone import alone
+from tokenturing.train.compiled import begin_pass, compile_step, keep_results
 from tokenturing.train.distributed import Workers, own_device
 from tokenturing.train.kept import Kept
 from tokenturing.train.log import RunLog
@@ -65,6 +67,8 @@ class Training:
         self.recipe, self.folder, self.device = recipe, folder, own_device(torch.device(device))
         folder.mkdir(parents=True, exist_ok=True)
         self.workers = Workers(recipe.train.rows, self.device)
+        self.parts = recipe.train.accumulate
+        check_parts(self.parts, len(self.workers.rows), self.workers.count)
         self.task: Task = recipe.build_task() if task is None else task
         self.data = self.task.fingerprint()
         torch.manual_seed(recipe.train.seed)
@@ -76,7 +80,7 @@ class Training:
             _begin_from(self.model, start)
             self.start = digest(weights_of(start).items())
         if recipe.train.compile:
-            self._compile()
+            compile_step(self.model, recipe.train.compile)
         self.batches = self.task.batches("train", self.workers.rows, recipe.train.steps, self.model)
         self.model.to(self.device)  # only now: batches are drawn on the CPU
         self.optimizer = build_optimizer(self.model, recipe.train)
@@ -92,13 +96,6 @@ class Training:
         self.kept = Kept(recipe.train, self.model)
         if (folder / FILE).exists():
             self._resume()
-
-    def _compile(self) -> None:
-        """One step, not the loop: so it is made once for streams of any length."""
-        compile_step = getattr(self.model, "compile_step", None)
-        if compile_step is None:
-            raise OptionError(f"train.compile: {a(type(self.model))} has no compile_step(); expected compile=false")
-        compile_step()
 
     def _resume(self) -> None:
         initial_state = getattr(self.model, "initial_state", None)
@@ -145,29 +142,39 @@ class Training:
     def advance(self) -> dict[str, float]:
         """One update -> its losses and rate."""
         began = time.perf_counter()
-        batch = next(self.batches).to(self.device)
+        batch = next(self.batches)
         rate = rate_at(self.update, self.recipe.train)
         set_rate(self.optimizer, rate)
         self.model.train()
         self.task.schedule(self.model, self.update)
-        with self.autocast():
-            found, state = self.task.losses(self.model, batch, self.state)
         self.optimizer.zero_grad()
-        found["loss"].backward()
+        parts = zip(batch_parts(self.task, batch, self.parts), state_parts(self.state, self.parts), strict=True)
+        found, after = zip(*(self._backward(part, state) for part, state in parts), strict=True)
+        self.state = state_of(after)
         self.workers.average_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.train.clip)
-        losses = dict(zip(found, self.workers.average(*found.values()), strict=True))
+        averaged = self.workers.average(*mean_of(found).values())
+        losses = dict(zip(found[0], averaged, strict=True))
         if torch.isfinite(norm) and math.isfinite(losses["loss"]):
             self.optimizer.step()
             self.lost = 0
         else:
             self.skipped += 1
             self.lost += 1
-        self.state = None if state is None else states.detach(state)
         self.update += 1
         self.kept.follow(self.model, self.update)
         self.seconds += time.perf_counter() - began
         return losses | {"rate": rate}
+
+    def _backward(self, batch: Batch, state: Any) -> tuple[dict[str, Tensor], Any]:
+        """Add the gradient of some rows, by the number of parts -> their losses and the state after them."""
+        begin_pass(self.recipe.train.compile)
+        with self.autocast():
+            found, state = self.task.losses(self.model, batch.to(self.device), state)
+        (found["loss"] / self.parts).backward()
+        losses = {name: torch.as_tensor(value).detach() for name, value in found.items()}
+        state = None if state is None else states.detach(state)
+        return losses, keep_results(self.recipe.train.compile, state, self.parameters)
 
     def validate(self) -> dict[str, float]:
         """What the task finds on validation data; nothing that is trained notices."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenturing.errors import OptionError, a, closest
 from tokenturing.extras import require
-from tokenturing.options import assign, build, choice, merge, number
+from tokenturing.options import assign, build, choice, merge, number, switch
 from tokenturing.registry import TASKS, find_task
 
 MOST_BASES = 8
@@ -29,6 +29,8 @@ class TrainOptions:
     updates: int = number(2000, 1)
     rows: int = number(64, 1, 2**16)
     """B, streams side by side"""
+    accumulate: int = number(1, 1, 2**16)
+    """K, parts of the rows that are computed one after another for one update, in the memory that B / K rows take"""
     steps: int = number(48, 1, 2**20)
     """T, steps of each stream between two updates; the state goes on, gradients do not"""
     rate: float = number(2e-3, above=0)
@@ -41,8 +43,9 @@ class TrainOptions:
     seed: int = number(0, 0, 2**32 - 1)
     precision: str = choice("float32", "bfloat16")
     """of matrix products: "float32", or "bfloat16" (autocast); weights, state and optimiser are in float32 always"""
-    compile: bool = False
-    """whether torch.compile makes one step of the model first, in half a minute or so, however long the streams are"""
+    compile: bool | str = switch(False, "reduce-overhead")
+    """whether torch.compile makes one step of the model first, in half a minute or so, however long the streams are; with
+    "reduce-overhead" as CUDA graphs where it is on a GPU"""
     threads: int = number(1, 1, 1024)
     """cores; results are the same to the bit only for the same number"""
     evaluate_every: int = number(200, 1)

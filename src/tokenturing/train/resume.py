@@ -17,7 +17,7 @@ from tokenturing.files import write_file
 from tokenturing.train.recipe import TrainOptions
 
 FILE = "training.safetensors"
-MAY_CHANGE = ("updates", "evaluate_every", "save_every", "threads")
+MAY_CHANGE = ("updates", "accumulate", "evaluate_every", "save_every", "threads")
 """of [train]: what a run may be resumed with another value of"""
 
 

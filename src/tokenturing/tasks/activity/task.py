@@ -197,12 +197,21 @@ class Activity(Task):
         """The mean over the steps that count, and what the memory adds, such as the cost of its writes."""
         terms: dict[str, Tensor] = {}
         logits, state = model(batch.inputs, state, batch.reset, terms=terms)
+        counted = self._counted(batch)
+        total = self._cost(logits[counted].float(), batch.targets.labels[counted])
+        cost = mean(total, (batch.counts or self.counts(batch))["labels"])
+        return {"loss": cost + sum(terms.values()), "labels": cost, **terms}, state
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """How many steps count."""
+        return {"labels": self._counted(batch).sum().clamp(min=1)}
+
+    def _counted(self, batch: Batch) -> Tensor:
+        """bool [B, T], the steps that are learned from."""
         counted = batch.targets.known.clone()
         if last := self.options.data.last:
             counted[:, :-last] = False
-        total = self._cost(logits[counted].float(), batch.targets.labels[counted])
-        cost = mean(total, counted.sum().clamp(min=1))
-        return {"loss": cost + sum(terms.values()), "labels": cost, **terms}, state
+        return counted
 
     def _cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The sum over steps: logits [n, C] and labels [n] or [n, C]."""

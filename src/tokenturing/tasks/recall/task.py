@@ -173,9 +173,15 @@ class Recall(Task):
         assert isinstance(model, RecallModel)
         terms: dict[str, Tensor] = {}
         y, state = model(perceived(batch.inputs, model.perception), state, batch.reset, terms=terms)
-        found = losses(model, y, batch)
+        found = losses(model, y, batch, batch.counts or self.counts(batch))
         total = found.answers + self.options.loss.facts * found.facts + sum(terms.values())
         return {"loss": total, **found._asdict(), **terms}, state
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """How many answers and facts there are."""
+        targets: RecallTargets = batch.targets
+        _, answers = ask_all(targets.facts, targets.question, targets.answer)
+        return {"answers": (answers != UNASKED).sum(), "facts": (targets.facts != UNASKED).sum()}
 
     def schedule(self, model: nn.Module, update: int) -> None:
         """Whether the inputs' clocks are read."""
@@ -212,20 +218,19 @@ class Recall(Task):
         return RecallSession(model if isinstance(model, Runtime) else eager(model), hears=media.has_sound)
 
 
-def losses(model: RecallModel, y: Tensor, batch: Batch) -> Losses:
-    """What a model's answers, read off its memory's output tokens y [B, T, R, D], cost."""
+def losses(model: RecallModel, y: Tensor, batch: Batch, counts: Mapping[str, Tensor]) -> Losses:
+    """What a model's answers, read off its memory's output tokens y [B, T, R, D], cost; counts are those of `Recall.counts`."""
     targets: RecallTargets = batch.targets
     questions, answers = ask_all(targets.facts, targets.question, targets.answer)
     return Losses(
-        _mean_loss(model.ask(y, questions), answers),
-        _mean_loss(model.every_fact(y), targets.facts),
+        mean(_loss(model.ask(y, questions), answers), counts["answers"]),
+        mean(_loss(model.every_fact(y), targets.facts), counts["facts"]),
     )
 
 
-def _mean_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """The mean cross-entropy over what is asked in `truth`."""
-    total = F.cross_entropy(logits.float().flatten(0, -2), truth.flatten(), ignore_index=UNASKED, reduction="sum")
-    return mean(total, (truth != UNASKED).sum())
+def _loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """The sum of the cross-entropies of what is asked in `truth`."""
+    return F.cross_entropy(logits.float().flatten(0, -2), truth.flatten(), ignore_index=UNASKED, reduction="sum")
 
 
 @torch.no_grad()

@@ -206,8 +206,17 @@ class RecallPerception(Task):
             sound = sound + strength * torch.randn(sound.shape, device=sound.device)
         seen = model.seen(model.frames(batch.inputs.frames).flatten(-2))
         heard = model.heard(model.sound(sound).squeeze(-2))
-        found = {"seen": _loss(seen, batch.targets.visible), "heard": _loss(heard, batch.targets.spoken)}
+        counts = batch.counts or self.counts(batch)
+        found = {
+            "seen": mean(_loss(seen, batch.targets.visible), counts["seen"]),
+            "heard": mean(_loss(heard, batch.targets.spoken), counts["heard"]),
+        }
         return {"loss": found["seen"] + found["heard"], **found}, None
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """How many pictures and sounds are clear."""
+        targets: GlanceTargets = batch.targets
+        return {"seen": (targets.visible != UNCLEAR).sum(), "heard": (targets.spoken != UNCLEAR).sum()}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Shares on single steps of validation images and voices."""
@@ -220,8 +229,8 @@ class RecallPerception(Task):
 
 
 def _loss(logits: Tensor, truth: Tensor) -> Tensor:
-    total = F.cross_entropy(logits.flatten(0, -2), truth.flatten(), ignore_index=UNCLEAR, label_smoothing=0.02, reduction="sum")
-    return mean(total, (truth != UNCLEAR).sum())
+    """The sum of the cross-entropies of what is clear in `truth`."""
+    return F.cross_entropy(logits.flatten(0, -2), truth.flatten(), ignore_index=UNCLEAR, label_smoothing=0.02, reduction="sum")
 
 
 @torch.no_grad()
