@@ -11,7 +11,7 @@ from typing import Any
 from tokenturing.bench.measure import Report
 
 LENGTHS = (100, 300, 1000)
-ROUNDS = 3
+ROUNDS = 1
 PROGRAM = """
 import json, sys, time
 import torch

@@ -173,15 +173,13 @@ class Recall(Task):
         assert isinstance(model, RecallModel)
         terms: dict[str, Tensor] = {}
         y, state = model(perceived(batch.inputs, model.perception), state, batch.reset, terms=terms)
-        found = losses(model, y, batch, batch.counts or self.counts(batch))
+        found = losses(model, y, batch)
         total = found.answers + self.options.loss.facts * found.facts + sum(terms.values())
         return {"loss": total, **found._asdict(), **terms}, state
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """How many answers and facts there are."""
-        targets: RecallTargets = batch.targets
-        _, answers = ask_all(targets.facts, targets.question, targets.answer)
-        return {"answers": (answers != UNASKED).sum(), "facts": (targets.facts != UNASKED).sum()}
+        return counts(batch)
 
     def schedule(self, model: nn.Module, update: int) -> None:
         """Whether the inputs' clocks are read."""
@@ -218,13 +216,21 @@ class Recall(Task):
         return RecallSession(model if isinstance(model, Runtime) else eager(model), hears=media.has_sound)
 
 
-def losses(model: RecallModel, y: Tensor, batch: Batch, counts: Mapping[str, Tensor]) -> Losses:
-    """What a model's answers, read off its memory's output tokens y [B, T, R, D], cost; counts are those of `Recall.counts`."""
+def counts(batch: Batch) -> dict[str, Tensor]:
+    """How many answers and facts there are."""
+    targets: RecallTargets = batch.targets
+    _, answers = ask_all(targets.facts, targets.question, targets.answer)
+    return {"answers": (answers != UNASKED).sum(), "facts": (targets.facts != UNASKED).sum()}
+
+
+def losses(model: RecallModel, y: Tensor, batch: Batch) -> Losses:
+    """What a model's answers, read off its memory's output tokens y [B, T, R, D], cost."""
     targets: RecallTargets = batch.targets
     questions, answers = ask_all(targets.facts, targets.question, targets.answer)
+    over = batch.counts or counts(batch)
     return Losses(
-        mean(_loss(model.ask(y, questions), answers), counts["answers"]),
-        mean(_loss(model.every_fact(y), targets.facts), counts["facts"]),
+        mean(_loss(model.ask(y, questions), answers), over["answers"]),
+        mean(_loss(model.every_fact(y), targets.facts), over["facts"]),
     )
 
 
