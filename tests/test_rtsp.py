@@ -1,6 +1,7 @@
 """A camera on the network: RTSP from a real server, which sends a recording as RTP packets within the connection."""
 
 import re
+import socket
 import socketserver
 import struct
 import threading
@@ -31,7 +32,7 @@ def camera(content: bytes, knows: bool = True) -> Iterator[tuple[str, list[str]]
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            with suppress(BrokenPipeError, ConnectionResetError):
+            with suppress(ConnectionError):
                 while request := self.request_text():
                     self.answer(request)
 
@@ -57,7 +58,7 @@ def camera(content: bytes, knows: bool = True) -> Iterator[tuple[str, list[str]]
                 for index, start in enumerate(range(0, len(content), PACKET)):
                     part = struct.pack(">BBHII", 0x80, 33, index, index * 3600, 1) + content[start : start + PACKET]
                     self.wfile.write(struct.pack(">cBH", b"$", 0, len(part)) + part)
-                self.connection.close()
+                self.connection.shutdown(socket.SHUT_RDWR)
 
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True
