@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.ticker import LogLocator
+
 from tokenturing.viz.style import MARKS, SERIES, figure
 
 MACHINE = "machine"
@@ -149,8 +151,14 @@ def _draw_steps(result: Result, path: Path) -> Path:
             here = sorted((row for row in rows if row["batch"] == batch), key=lambda row: -row["median"])
             kinds = {one["name"]: one["kind"] for one in result["contestants"]}
             colours = [SERIES[{"machine": 0, "baseline": 4, "peer": 8}[kinds[row["name"]]]] for row in here]
-            axes.barh([row["name"] for row in here], [row["median"] * 1e3 for row in here], color=colours)
+            for row, colour in zip(here, colours, strict=True):  # points: a bar on a logarithmic axis has no length to compare
+                low, middle, high = (row[name] * 1e3 for name in ("low", "median", "high"))
+                axes.plot([low, high], [row["name"]] * 2, color=colour, linewidth=1.6)
+                axes.plot(middle, row["name"], "o", color=colour)
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.minorticks_off()
             axes.set_xlabel("ms a step")
             axes.set_title(f"{batch} row{'s' * (batch > 1)}")
             axes.grid(axis="x")
