@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from shared import positive
 
 import tokenturing as tt
 from tokenturing.bench.measure import take_turns
@@ -84,9 +85,9 @@ def bound(session: onnxruntime.InferenceSession, feed: dict[str, Any]) -> Callab
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("paper", "recall", "tiny"), default="recall")
-    parser.add_argument("--precision", default="float32")
-    parser.add_argument("--rows", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--precision", choices=("float32", "int8"), default="float32")
+    parser.add_argument("--rows", type=positive, default=1)
+    parser.add_argument("--rounds", type=positive, default=200)
     parser.add_argument("--json", help="write the figures here")
     arguments = parser.parse_args()
     torch.manual_seed(0)

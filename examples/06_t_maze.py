@@ -1,7 +1,7 @@
 """A T-maze by policy gradient: what is seen at the start says which way to turn at the end, and only a memory can know.
 
 16 mazes in numpy, PPO over whole episodes: played step by step, learned from in one call. docs/which-options.md says more.
-Run: python examples/06_t_maze.py [--memory lstm] [--write mlp] [--slots 8] [--rate 3e-3] [--iterations 300] [--seed 0]
+Run: python examples/06_t_maze.py [--memory LSTM] [--write mlp] [--slots 8] [--rate 3e-3] [--iterations 300] [--seed 0]
 """
 
 import argparse
@@ -13,13 +13,13 @@ from torch import nn
 import tokenturing as tt
 
 parser = argparse.ArgumentParser()
-for name, default in dict(memory="machine", write="gated", slots=16, corridor=10, rate=1e-3, iterations=300, seed=0).items():
+for name, default in dict(memory="", write="gated", slots=16, corridor=10, rate=1e-3, iterations=300, seed=0).items():
     parser.add_argument(f"--{name}", type=type(default), default=default)
 args = parser.parse_args()
 ROWS, D, DISCOUNT, TRACE, CLIP, ENTROPY, EPOCHS = 16, 32, 0.98, 0.95, 0.2, 0.06, 4
 torch.manual_seed(args.seed)
 draw, choice = np.random.default_rng(args.seed), torch.distributions.Categorical
-memory = tt.baselines.LSTM(D) if args.memory == "lstm" else tt.TokenTuringMachine(D, args.slots, 2, 1, 4, write=args.write)
+memory = getattr(tt.baselines, args.memory)(D) if args.memory else tt.TokenTuringMachine(D, args.slots, 2, 1, 4, write=args.write)
 encode = nn.Linear(4, D)  # what is seen: left, right, the corridor or its end
 head = nn.Linear(memory.output_tokens * D, 4)  # go on, turn left, turn right; and the reward to be expected
 policy, won = nn.ModuleList([memory, encode, head]), []

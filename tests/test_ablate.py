@@ -277,14 +277,17 @@ def test_a_process_that_is_gone_takes_no_other_with_it(recipe: Path, tmp_path: P
 def test_a_folder_of_another_recipe_is_not_overwritten(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     cli.main(["ablate", str(recipe), "--out", str(out)])
+    table = found_in(out)
     said = fail(capsys, str(recipe), "--out", str(out), "--set", "train.rate=1e-4")
     assert "holds a run of another recipe (train.rate=" in said
+    assert found_in(out) == table, "where no run ended, the table is left as it was"
 
 
 @pytest.mark.usefixtures("no_figures")
 def test_what_cannot_be_run_is_one_line(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no recipe" in fails(capsys, "ablate", tmp_path / "none.toml")
     assert "--jobs 0" in fails(capsys, "ablate", recipe, "--jobs", "0")
+    assert "cannot be cut" in fails(capsys, "ablate", recipe, "--set", "train.accumulate=1000")
     assert "no such device" in fails(capsys, "ablate", recipe, "--device", "cuda:7")
     wrong = recipe.with_name("figure.toml")
     wrong.write_text(recipe.read_text().replace("[ablate]", '[ablate]\nfigures = ["lost"]'))

@@ -14,9 +14,8 @@ from tokenturing import state as states
 from tokenturing.errors import OptionError
 from tokenturing.tasks.contract import Batch
 from tokenturing.train import loop
-from tokenturing.train.accumulate import check_parts
 from tokenturing.train.loop import Training
-from tokenturing.train.recipe import Recipe, parse_recipe, read_recipe
+from tokenturing.train.recipe import Recipe, check_parts, parse_recipe, read_recipe
 
 TRAIN = {"updates": 6, "rows": 4, "steps": 6, "warmup": 1, "rate": 1e-3}
 MACHINE = {"width": 16, "memory_tokens": 4, "read_tokens": 2, "layers": 1, "heads": 2, "hidden": 16}

@@ -69,7 +69,7 @@ def ablate(
             def report(done: int, total: int, outcomes: "Mapping[str, Outcome]") -> None:
                 nonlocal written
                 progress.update(done, total, _note(outcomes, len(plan.runs())))
-                if len(outcomes) != written:  # so that there is something to look at while the rest runs
+                if len(outcomes) != written and _any_ended(outcomes):  # so that there is something to look at while the rest runs
                     written = len(outcomes)
                     _write(folder, result(plan, outcomes, command))
 
@@ -77,16 +77,23 @@ def ablate(
     except KeyboardInterrupt:
         print("the same command goes on from here", file=sys.stderr)
         raise
-    found = result(plan, outcomes, command)
-    _write(folder, found)
-    draw(folder, found)
-    _show(found)
-    print(f"the table is in {folder / 'ablation.md'}, all of it in ablation.json, figures in ablation*.png")
+    if _any_ended(outcomes):  # else a table that an earlier command wrote is worth more
+        found = result(plan, outcomes, command)
+        _write(folder, found)
+        draw(folder, found)
+        _show(found)
+        print(f"the table is in {folder / 'ablation.md'}, all of it in ablation.json, figures in ablation*.png")
     if failed := {place: outcome.error for place, outcome in outcomes.items() if outcome.error}:
-        for place, error in failed.items():
-            print(f"failed: {folder / place}: {error}", file=sys.stderr)
+        for error in dict.fromkeys(failed.values()):
+            first, *others = (place for place, said in failed.items() if said == error)
+            more = f" and {len(others)} more" if others else ""
+            print(f"failed: {folder / first}{more}: {error}", file=sys.stderr)
         print(f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again", file=sys.stderr)
         sys.exit(FAILED)
+
+
+def _any_ended(outcomes: "Mapping[str, Outcome]") -> bool:
+    return any(outcome.found for outcome in outcomes.values())
 
 
 def _arguments(recipe: str, changes: Sequence[str], axes: Sequence[str], over: Sequence[str], seeds: Sequence[int]) -> list[str]:

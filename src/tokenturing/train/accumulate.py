@@ -8,18 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from tokenturing import state as states
-from tokenturing.errors import OptionError
 from tokenturing.tasks.contract import Batch, Part, Task
-
-
-def check_parts(parts: int, rows: int, processes: int) -> None:
-    """Raise an OptionError where the rows of a process cannot be cut into so many equal parts."""
-    if rows % parts:
-        each = f" of each of {processes} processes" if processes > 1 else ""
-        raise OptionError(
-            f"train.accumulate={parts}: the {rows} rows{each} cannot be cut into so many equal parts; expected a divisor of "
-            f"{rows}, or train.rows as a multiple of {parts * processes}"
-        )
 
 
 def batch_parts(task: Task, batch: Batch, parts: int) -> Iterator[Batch]:

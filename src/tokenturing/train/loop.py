@@ -20,7 +20,7 @@ from tokenturing.checkpoint.weights import weights_of
 from tokenturing.errors import CheckpointError, OptionError, TokenTuringError, a
 from tokenturing.files import read_json
 from tokenturing.tasks.contract import Batch, Task
-from tokenturing.train.accumulate import batch_parts, check_parts, mean_of, state_of, state_parts
+from tokenturing.train.accumulate import batch_parts, mean_of, state_of, state_parts
 from tokenturing.train.alone import alone
 from tokenturing.train.compiled import begin_pass, compile_step, keep_results
 from tokenturing.train.distributed import Workers, own_device
@@ -28,7 +28,7 @@ from tokenturing.train.kept import Kept
 from tokenturing.train.log import RunLog
 from tokenturing.train.optim import build_optimizer, rate_at, set_rate
 from tokenturing.train.plain import finite, plain
-from tokenturing.train.recipe import Recipe
+from tokenturing.train.recipe import Recipe, check_parts
 from tokenturing.train.resume import FILE, check_data, check_recipe, check_start, load_training, save_training
 from tokenturing.train.stopping import stoppable
 

@@ -110,7 +110,19 @@ def parse_recipe(content: Mapping[str, Any]) -> Recipe:
     train = content.get("train", {})
     if not isinstance(train, Mapping):
         raise OptionError(f"train={train!r}: expected a table [train]")
-    return Recipe(task, build(TrainOptions(), train, "train."), build(default, others))
+    options = build(TrainOptions(), train, "train.")
+    check_parts(options.accumulate, options.rows)
+    return Recipe(task, options, build(default, others))
+
+
+def check_parts(parts: int, rows: int, processes: int = 1) -> None:
+    """Raise an OptionError where the rows of a process cannot be cut into so many equal parts."""
+    if rows % parts:
+        each = f" of each of {processes} processes" if processes > 1 else ""
+        raise OptionError(
+            f"train.accumulate={parts}: the {rows} rows{each} cannot be cut into so many equal parts; expected a divisor of "
+            f"{rows}, or train.rows as a multiple of {parts * processes}"
+        )
 
 
 def task_of(model: Any) -> Any:
