@@ -64,7 +64,10 @@ class Kept:
         if not self.wants_best:
             return
         if not validation:
-            raise OptionError('train.keep="best": the task validates nothing; expected "last"')
+            raise OptionError(
+                'train.keep="best": the validation found no figure to choose by (no validation data with known labels, or a '
+                'task that validates nothing); expected more of them, or train.keep="last"'
+            )
         by = choose("train.best_by", self.by, validation) if self.by else next(iter(validation))
         if not self.validation or validation[by] > self.validation[by]:
             self.update, self.validation, self.best = update, dict(validation), _copied(model)
