@@ -8,17 +8,17 @@ written, for which the seconds to open it are told too. One thread. Medians with
 """
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
-from shared import positive
+from shared import markdown, milliseconds, place, positive, write
 
 import tokenturing as tt
 from tokenturing.bench.measure import take_turns
@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive, default=200)
     parser.add_argument("--json", help="write the figures here")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     sizes = {"paper": (512, 96, 16, 4, 8), "tiny": (32, 8, 4, 1, 4)}
     size = sizes.get(arguments.size)
@@ -108,13 +109,10 @@ def main() -> None:
         calls["bound"] = bound(opened(graph, {}), feed)
         timings = take_turns(calls, arguments.rounds, warm_up=5)
     first = timings["as it is"].median
-    print(f"| {arguments.size}, {arguments.precision}, {arguments.rows} rows | ms | of the first |\n|---|---:|---:|")
-    for name, timing in timings.items():
-        spread = f"{timing.median * 1e3:.3g} ({timing.low * 1e3:.3g}-{timing.high * 1e3:.3g})"
-        print(f"| {name} | {spread} | {timing.median / first:.2f} |")
-    if arguments.json:
-        found = {name: timing.median / first for name, timing in timings.items()}
-        Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    rows = [[name, milliseconds(timing), f"{timing.median / first:.2f}"] for name, timing in timings.items()]
+    print(f"{place()}\n{arguments.size}, {arguments.precision}, {arguments.rows} rows\n")
+    print(markdown([["", "a step", "of the first"], *rows]))
+    write(arguments.json, {name: asdict(timing) for name, timing in timings.items()})
 
 
 if __name__ == "__main__":

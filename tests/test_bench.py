@@ -199,7 +199,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     from tokenturing.bench import memory
 
     monkeypatch.setattr(memory, "LENGTHS", (20,))
-    monkeypatch.setattr(memory.recompute_memory, "__defaults__", ((20,), 16, 1, None, 1))
+    monkeypatch.setattr(memory.recompute_memory, "__defaults__", ((20,), 16, 1, None))
     few = [
         "--models",
         "plain loop,eager",

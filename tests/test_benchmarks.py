@@ -98,6 +98,12 @@ def test_what_the_change_from_an_lstm_costs() -> None:
     assert all(cell.endswith("(1)") for cell in rows[0][1:])
 
 
+def test_settings_of_a_session() -> None:
+    rows = table(run("session_settings.py", "--size", "tiny", "--rounds", 2), "of the first")
+    assert [row[0] for row in rows][::6] == ["as it is", "bound"]
+    assert rows[0][2] == "1.00"
+
+
 def test_two_processes(tmp_path: Path) -> None:
     ways = ["--ways", "one process,two together", "--json", tmp_path / "found.json"]
     printed = run("two_processes.py", "--rows", 4, "--updates", 20, "--rounds", 1, *ways, "--set", "train.steps=3")

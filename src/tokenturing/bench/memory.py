@@ -2,7 +2,6 @@
 
 import json
 import math
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ from typing import Any
 from tokenturing.bench.measure import Report
 
 LENGTHS = (100, 300, 1000)
-ROUNDS = 1
 PROGRAM = """
 import json, sys, time
 import torch
@@ -39,26 +37,15 @@ print(json.dumps({"seconds": seconds, "peak_mib": peak / 1024, "grown_mib": (pea
 
 
 def recompute_memory(
-    lengths: Sequence[int] = LENGTHS, width: int = 256, threads: int = 1, report: Report | None = None, rounds: int = ROUNDS
+    lengths: Sequence[int] = LENGTHS, width: int = 256, threads: int = 1, report: Report | None = None
 ) -> list[dict[str, Any]]:
-    """One row a length T and K of none, 16 and the root of T: peak memory of the process in MiB, and seconds.
-
-    Medians of some rounds, in each of which every row has its turn.
-    """
+    """One row a length T and K of none, 16 and the root of T: peak memory of the process in MiB, and seconds."""
     plan = [(steps, k) for steps in lengths for k in (0, 16, round(math.sqrt(steps)))]
-    found: list[list[dict[str, float]]] = [[] for _ in plan]
-    for turn in range(rounds):
-        for index, (steps, every) in enumerate(plan):
-            command = [sys.executable, "-c", PROGRAM, *map(str, (steps, every, width, threads))]
-            came = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[index].append(json.loads(came.stdout))
-            if report:
-                report(turn * len(plan) + index + 1, rounds * len(plan))
-    return [
-        {"steps": steps, "recompute": every, "width": width, "rounds": rounds, **_medians(runs)}
-        for (steps, every), runs in zip(plan, found, strict=True)
-    ]
-
-
-def _medians(runs: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    rows = []
+    for index, (steps, every) in enumerate(plan):
+        command = [sys.executable, "-c", PROGRAM, *map(str, (steps, every, width, threads))]
+        came = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows.append({"steps": steps, "recompute": every, "width": width, **json.loads(came.stdout)})
+        if report:
+            report(index + 1, len(plan))
+    return rows
